@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod failpoint;
 pub mod lsn;
 
 pub mod config;

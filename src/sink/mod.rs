@@ -1,1 +1,164 @@
-//! Stage `sink`.
+//! Destinations: what takes batches and proves that they are durable.
+//!
+//! Comes in: batches, in the order of publishing. Goes out: [`Durable`] receipts, in the same order,
+//! which only this module can make (invariant 1). A [`Sink`] is plain blocking code and lives on a
+//! thread of its own; the pipeline hands it batches through a channel that holds one. That single
+//! place is both the back-pressure and the batching: while the sink is busy, what arrives gathers in
+//! the next batch, and an idle sink gets a batch at once.
+
+pub mod checkpoint;
+pub mod file;
+pub mod hub;
+pub mod kafka;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::route::batch::Batch;
+
+/// A buffer that one huge row has grown is given back beyond this, in bytes.
+const BATCH_BYTES_KEPT_MAX: usize = 8 << 20;
+
+/// The proof that everything up to and including one batch is durable at the destination, its
+/// checkpoint included.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Durable {
+    sequence: u64,
+    safe_lsn: Lsn,
+}
+
+impl Durable {
+    /// Made by a sink only, and only after the destination has said so.
+    fn of(sequence: u64, safe_lsn: Lsn) -> Self {
+        Durable { sequence, safe_lsn }
+    }
+
+    /// The batch's sequence number.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// What the batch's durability makes safe to confirm.
+    pub fn safe_lsn(&self) -> Lsn {
+        self.safe_lsn
+    }
+}
+
+/// A destination of batches.
+pub trait Sink: Send + 'static {
+    /// Takes a batch, in order; on return its buffer is free again, its events need not be durable.
+    ///
+    /// # Errors
+    /// Any error ends the sink; the pipeline starts again from the stored checkpoint.
+    fn accept(&mut self, batch: &Batch) -> Result<()>;
+
+    /// Makes what was accepted durable, or comes nearer to it; appends the receipts that this gave.
+    /// `idle`: no batch came within [`Sink::patience`].
+    ///
+    /// # Errors
+    /// As [`Sink::accept`].
+    fn settle(&mut self, idle: bool, receipts: &mut Vec<Durable>) -> Result<()>;
+
+    /// How long to wait for the next batch before settling again; `None`: there is nothing to settle.
+    fn patience(&self) -> Option<Duration>;
+}
+
+/// What comes back from the sink's thread.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A batch is durable.
+    Durable(Durable),
+    /// A batch's buffer is free for reuse.
+    Returned(Batch),
+    /// The sink has ended; nothing more comes.
+    Failed(Error),
+}
+
+/// The pipeline's end of a sink's thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// Holds one batch: see the module.
+    pub batches: mpsc::Sender<Batch>,
+    /// Bounded by the number of batches in existence.
+    pub outcomes: mpsc::UnboundedReceiver<Outcome>,
+}
+
+impl Worker {
+    /// Starts the thread. It ends when `batches` is dropped and everything has been settled, or at
+    /// the first error; a later batch is then answered by the channel's closing.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(name: &str, sink: impl Sink) -> Result<Worker> {
+        let (batches, receiver) = mpsc::channel(1);
+        let (sender, outcomes) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name(format!("sink {name}"))
+            .spawn(move || {
+                if let Err(error) = serve(sink, receiver, &sender, &runtime) {
+                    // The pipeline may already have gone: then nobody needs to know.
+                    let _ = sender.send(Outcome::Failed(error));
+                }
+            })
+            .map_err(|error| Error::transient("the sink's thread cannot be started").with_source(error))?;
+        Ok(Worker { batches, outcomes })
+    }
+}
+
+fn serve(
+    mut sink: impl Sink,
+    mut batches: mpsc::Receiver<Batch>,
+    outcomes: &mpsc::UnboundedSender<Outcome>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<()> {
+    let mut receipts = Vec::new();
+    let mut is_open = true;
+    loop {
+        let received = match (is_open, sink.patience()) {
+            (true, Some(patience)) => match batches.try_recv() {
+                Ok(batch) => Some(batch),
+                Err(_) => runtime.block_on(async {
+                    tokio::time::timeout(patience, batches.recv()).await.map_or(None, |received| {
+                        is_open = received.is_some();
+                        received
+                    })
+                }),
+            },
+            (true, None) => {
+                let received = batches.blocking_recv();
+                is_open = received.is_some();
+                received
+            }
+            (false, Some(_)) => None,
+            (false, None) => return Ok(()),
+        };
+        let idle = received.is_none();
+        if let Some(mut batch) = received {
+            sink.accept(&batch)?;
+            batch.clear(BATCH_BYTES_KEPT_MAX);
+            let _ = outcomes.send(Outcome::Returned(batch));
+        }
+        sink.settle(idle, &mut receipts)?;
+        for receipt in receipts.drain(..) {
+            // A pipeline that has gone learns of it from the checkpoint.
+            let _ = outcomes.send(Outcome::Durable(receipt));
+        }
+    }
+}
+
+/// Copies `labels` as far as `index` needs it.
+fn label<'k>(
+    known: &'k mut Vec<Arc<crate::route::batch::Label>>,
+    labels: &crate::route::batch::Labels,
+    index: usize,
+) -> &'k Arc<crate::route::batch::Label> {
+    if index >= known.len() {
+        labels.refresh(known);
+    }
+    known.get(index).expect("a label is interned before it is used")
+}

@@ -1,0 +1,144 @@
+//! A batch: many events in one buffer, and what becomes safe when they are durable.
+//!
+//! Events are ranges of one byte buffer, so that a batch costs a handful of allocations however many
+//! rows it holds, and is reused after delivery. What is equal for all events of one kind (topic,
+//! type, headers) is a [`Label`], interned once and named by number.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::change::Position;
+use crate::lsn::Lsn;
+use crate::sink::checkpoint::{Phase, TableState};
+use crate::wal::timestamp::Timestamp;
+
+/// What all events of one table and operation have in common.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The hub's topic, in the form that Kafka allows.
+    pub topic: String,
+    /// `schema.table` for the metrics' label `relation`.
+    pub relation: String,
+    /// The header `type`.
+    pub event_type: String,
+    /// The header `aggregate-type`.
+    pub aggregate_type: String,
+    /// The header `op`.
+    pub op: &'static str,
+}
+
+/// A label's number: an index into [`Labels`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LabelId(u32);
+
+impl LabelId {
+    /// The index into a list of labels in the order of their interning.
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).expect("an index fits")
+    }
+}
+
+/// All labels of one pipeline run; shared by those who make events and the sink.
+#[derive(Debug, Default)]
+pub struct Labels(Mutex<Vec<Arc<Label>>>);
+
+impl Labels {
+    /// Enters a label, or finds it. Called per table and operation, not per event.
+    pub fn intern(&self, label: Label) -> LabelId {
+        let mut labels = self.0.lock().expect("no holder panics");
+        let index = labels.iter().position(|known| **known == label).unwrap_or_else(|| {
+            labels.push(Arc::new(label));
+            labels.len() - 1
+        });
+        LabelId(u32::try_from(index).expect("fewer than four billion labels"))
+    }
+
+    /// Copies to the end of `known` what was interned since it was last called with it.
+    pub fn refresh(&self, known: &mut Vec<Arc<Label>>) {
+        let labels = self.0.lock().expect("no holder panics");
+        known.extend(labels.iter().skip(known.len()).cloned());
+    }
+}
+
+/// One event: where its parts stand in the batch's buffer.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What it has in common with others of its kind.
+    pub label: LabelId,
+    /// The partition, where it is not the key that chooses it (truncate).
+    pub partition: Option<i32>,
+    /// The header `id`.
+    pub id: Range<usize>,
+    /// The Kafka key.
+    pub key: Range<usize>,
+    /// The JSON value.
+    pub value: Range<usize>,
+    /// The header `moved-to` or `moved-from`.
+    pub moved: Option<Moved>,
+    /// The header `traceparent`.
+    pub traceparent: Option<Range<usize>>,
+}
+
+/// The other half of a key change.
+#[derive(Clone, Debug)]
+pub enum Moved {
+    /// The aggregate id that the row has from now on.
+    To(Range<usize>),
+    /// The aggregate id that the row had.
+    From(Range<usize>),
+}
+
+/// What the destination knows once the batch is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether the initial copy is done.
+    pub phase: Phase,
+    /// Everything at or before it is in the destination.
+    pub position: Position,
+    /// How far the source may be told "flushed".
+    pub safe_lsn: Lsn,
+    /// The transaction id of the transaction at `position`, and its commit time: what makes a
+    /// replaced source visible.
+    pub xid: u32,
+    /// See `xid`.
+    pub commit_time: Timestamp,
+}
+
+/// Events for one delivery, with the progress that they make.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Given by the ledger when it is handed to the sink.
+    pub sequence: u64,
+    /// Keys, values and ids, one after the other.
+    pub bytes: Vec<u8>,
+    /// In the order in which they are to be published.
+    pub events: Vec<Event>,
+    /// Stored with the events, in the same transaction.
+    pub progress: Progress,
+    /// Snapshot states of tables, stored with the events, in the same transaction.
+    pub tables: Vec<TableState>,
+    /// More was waiting when this batch was cut: a sink may put several into one transaction.
+    pub more_is_coming: bool,
+}
+
+impl Batch {
+    /// The bytes of a part of an event.
+    pub fn part(&self, range: &Range<usize>) -> &[u8] {
+        self.bytes.get(range.clone()).expect("an event's ranges lie in its own batch")
+    }
+
+    /// Empties it for reuse; a buffer that one huge row has grown is given back.
+    pub fn clear(&mut self, keep_bytes_max: usize) {
+        self.bytes.clear();
+        self.bytes.shrink_to(keep_bytes_max);
+        self.events.clear();
+        self.tables.clear();
+        self.more_is_coming = false;
+        self.sequence = 0;
+    }
+
+    /// Whether there is nothing in it to publish or to store about tables.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.tables.is_empty()
+    }
+}

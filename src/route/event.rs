@@ -1,0 +1,413 @@
+//! Writes outbox events (DESIGN section 4) straight into a batch's buffer.
+//!
+//! Comes in: a plan, a stamp (what is equal for all events of a transaction) and the row's cells as
+//! received. Goes out: one [`Event`] whose value is one line of JSON. Always holds: the text that
+//! the server sent is copied once, escaped, into the buffer, with no value in between and no
+//! allocation per event; the same input gives the same bytes, so that a replay is equal.
+
+use std::io::Write;
+use std::ops::Range;
+
+use super::batch::{Batch, Event, Moved};
+use super::message::MessagePlace;
+use super::plan::{Op, TablePlan, json_string};
+use super::value::{self, Style};
+use crate::change::{Position, Transaction};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::wal::pgoutput::Value;
+use crate::wal::timestamp::Timestamp;
+
+/// What is equal for all events of one source transaction, or of one table's copy.
+#[derive(Debug, Default)]
+pub struct Stamp {
+    /// `shop/000000000193B748/`, of snapshot rows with `r<oid>-` behind it.
+    id_prefix: Vec<u8>,
+    /// RFC 3339, six digits of a second.
+    occurred_at: Vec<u8>,
+    /// `","commit_lsn":"0/193B748","xid":757,"seq":`.
+    commit_json: Vec<u8>,
+    /// `,"origin":null,"snapshot":false`.
+    origin_json: Vec<u8>,
+    traceparent: Option<Vec<u8>>,
+}
+
+impl Stamp {
+    /// The stamp of a streamed transaction.
+    pub fn of_transaction(source_name: &str, transaction: &Transaction) -> Self {
+        let mut stamp = Stamp::at(source_name, transaction.commit_lsn, transaction.commit_time, Some(transaction.xid));
+        stamp.set_origin(transaction);
+        stamp
+    }
+
+    /// Takes over what logical messages and Origin said about the open transaction.
+    pub fn set_origin(&mut self, transaction: &Transaction) {
+        self.origin_json.clear();
+        self.origin_json.extend_from_slice(br#","origin":"#);
+        match &transaction.origin {
+            Some(name) => self.origin_json.extend_from_slice(&json_string(name)),
+            None => self.origin_json.extend_from_slice(b"null"),
+        }
+        self.origin_json.extend_from_slice(br#","snapshot":false"#);
+        self.traceparent = transaction.traceparent.clone().map(String::into_bytes);
+    }
+
+    /// The stamp of a non-transactional message, which has no commit time: the epoch stands for it.
+    pub fn of_message(source_name: &str, lsn: Lsn, sent_at: Timestamp) -> Self {
+        let mut stamp = Stamp::at(source_name, lsn, sent_at, None);
+        stamp.origin_json.extend_from_slice(br#","origin":null,"snapshot":false"#);
+        stamp
+    }
+
+    /// The stamp of the copy of table `oid` at `copied_at`.
+    pub fn of_copy(source_name: &str, copied_at: Lsn, taken_at: Timestamp, oid: u32) -> Self {
+        let mut stamp = Stamp::at(source_name, Lsn(copied_at.0.saturating_sub(1)), taken_at, None);
+        write!(stamp.id_prefix, "r{oid}-").expect("a Vec takes every byte");
+        stamp.origin_json.extend_from_slice(br#","origin":null,"snapshot":true"#);
+        stamp
+    }
+
+    /// The trace context of the transaction.
+    pub(super) fn traceparent(&self) -> Option<&[u8]> {
+        self.traceparent.as_deref()
+    }
+
+    /// From the time on to `"data":`, for an event that is of no table.
+    pub(super) fn write_message_source(&self, out: &mut Vec<u8>, source_name: &str, place: MessagePlace) {
+        out.extend_from_slice(&self.occurred_at);
+        out.extend_from_slice(br#"","source":{"name":"#);
+        out.extend_from_slice(&json_string(source_name));
+        out.extend_from_slice(br#","schema":null,"table":null,"lsn":""#);
+        write_lsn(out, place.lsn);
+        out.extend_from_slice(&self.commit_json);
+        write_number(out, place.number);
+        out.extend_from_slice(&self.origin_json);
+        out.extend_from_slice(br#","schema_id":null},"data":"#);
+    }
+
+    fn at(source_name: &str, lsn: Lsn, at: Timestamp, xid: Option<u32>) -> Self {
+        let mut stamp = Stamp::default();
+        write!(stamp.id_prefix, "{source_name}/{:016X}/", lsn.0).expect("a Vec takes every byte");
+        at.write_rfc3339(&mut stamp.occurred_at);
+        write!(stamp.commit_json, r#"","commit_lsn":"{lsn}","xid":"#).expect("a Vec takes every byte");
+        match xid {
+            Some(xid) => write!(stamp.commit_json, "{xid}").expect("a Vec takes every byte"),
+            None => stamp.commit_json.extend_from_slice(b"null"),
+        }
+        stamp.commit_json.extend_from_slice(br#","seq":"#);
+        stamp
+    }
+}
+
+/// The old row of an update or delete, as far as it was sent.
+#[derive(Clone, Copy, Debug)]
+pub enum Before<'r, 'a> {
+    /// Nothing of it.
+    Unknown,
+    /// Its identity columns; the others are placeholders.
+    Key(&'r [Value<'a>]),
+    /// All of it.
+    Row(&'r [Value<'a>]),
+}
+
+impl<'r, 'a> Before<'r, 'a> {
+    fn cells(self) -> Option<&'r [Value<'a>]> {
+        match self {
+            Before::Unknown => None,
+            Before::Key(cells) | Before::Row(cells) => Some(cells),
+        }
+    }
+}
+
+/// One row event to be written.
+#[derive(Clone, Copy)]
+pub struct RowEvent<'r, 'a> {
+    /// What is done with the row.
+    pub op: Op,
+    /// Of the change in the WAL.
+    pub lsn: Lsn,
+    /// The ordinal, or the row's number in the copy.
+    pub number: u64,
+    /// The new row; `None` for a delete.
+    pub new: Option<&'r [Value<'a>]>,
+    /// The old row.
+    pub before: Before<'r, 'a>,
+    /// The cells of the aggregate that this half of a key change is linked with.
+    pub moved: Option<&'r [Value<'a>]>,
+}
+
+/// Writes events; keeps its scratch space between them.
+#[derive(Debug)]
+pub struct EventWriter {
+    /// How values are written.
+    pub style: Style,
+    key: Vec<u8>,
+}
+
+impl EventWriter {
+    /// A writer of the given style.
+    pub fn new(style: Style) -> Self {
+        EventWriter { style, key: Vec::new() }
+    }
+
+    /// Appends a row event to `batch`.
+    ///
+    /// # Errors
+    /// Definite, naming table, column and position: a value that its type cannot have.
+    pub fn write_row(
+        &mut self,
+        batch: &mut Batch,
+        plan: &TablePlan,
+        stamp: &Stamp,
+        event: &RowEvent<'_, '_>,
+    ) -> Result<()> {
+        let result = self.try_write_row(batch, plan, stamp, event);
+        result.map_err(|error| error.context(format_args!("table {}, change {:08X} at {}", plan.relation, event.number, event.lsn)))
+    }
+
+    fn try_write_row(
+        &mut self,
+        batch: &mut Batch,
+        plan: &TablePlan,
+        stamp: &Stamp,
+        event: &RowEvent<'_, '_>,
+    ) -> Result<()> {
+        let op = plan.op(event.op);
+        let identity = event.new.or(event.before.cells()).unwrap_or_default();
+        let has_aggregate = self.write_aggregate(plan, identity)?;
+
+        let out = &mut batch.bytes;
+        let id = append(out, |out| write_id(out, stamp, event.number));
+        let key = append(out, |out| {
+            out.extend_from_slice(if has_aggregate { &self.key } else { plan.table.as_bytes() });
+        });
+        let moved = match event.moved {
+            Some(cells) if self.write_aggregate(plan, cells)? => Some(append(out, |out| out.extend_from_slice(&self.key))),
+            _ => None,
+        };
+
+        let start = out.len();
+        out.extend_from_slice(br#"{"v":1,"id":"#);
+        append_json_string(out, id.clone())?;
+        out.pop();
+        out.extend_from_slice(&op.head_json);
+        if has_aggregate { append_json_string(out, key.clone())? } else { out.extend_from_slice(b"null") }
+        out.extend_from_slice(&op.op_json);
+        out.extend_from_slice(&stamp.occurred_at);
+        out.extend_from_slice(&plan.source_json);
+        write_lsn(out, event.lsn);
+        out.extend_from_slice(&stamp.commit_json);
+        write_number(out, event.number);
+        out.extend_from_slice(&stamp.origin_json);
+        out.extend_from_slice(&plan.schema_json);
+        match event.new {
+            Some(cells) => self.write_object(out, plan, cells, |_| true)?,
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(br#","before":"#);
+        match event.before {
+            Before::Unknown => out.extend_from_slice(b"null"),
+            Before::Key(cells) => self.write_object(out, plan, cells, |at| is_identity(plan, at))?,
+            Before::Row(cells) => self.write_object(out, plan, cells, |_| true)?,
+        }
+        out.extend_from_slice(br#","unchanged":"#);
+        write_unchanged(out, plan, event.new.unwrap_or_default());
+        let is_delete = event.op == Op::Delete;
+        write_moved(out, br#","moved_from":"#, moved.as_ref().filter(|_| !is_delete))?;
+        write_moved(out, br#","moved_to":"#, moved.as_ref().filter(|_| is_delete))?;
+        out.extend_from_slice(br#","claim":null}"#);
+        let value = start..out.len();
+
+        let traceparent = stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
+        let moved = moved.map(if is_delete { Moved::To } else { Moved::From });
+        batch.events.push(Event { label: op.label, partition: None, id, key, value, moved, traceparent });
+        Ok(())
+    }
+
+    /// Appends the truncate event for one partition of the table's topic.
+    pub fn write_truncate(
+        &mut self,
+        batch: &mut Batch,
+        plan: &TablePlan,
+        stamp: &Stamp,
+        lsn: Lsn,
+        number: u64,
+        partition: i32,
+    ) -> Result<()> {
+        let op = plan.op(Op::Truncate);
+        let out = &mut batch.bytes;
+        let id = append(out, |out| {
+            write_id(out, stamp, number);
+            write!(out, "/p{partition}").expect("a Vec takes every byte");
+        });
+        let key = append(out, |out| out.extend_from_slice(plan.table.as_bytes()));
+        let start = out.len();
+        out.extend_from_slice(br#"{"v":1,"id":"#);
+        append_json_string(out, id.clone())?;
+        out.pop();
+        for part in [&op.head_json[..], b"null", &op.op_json, &stamp.occurred_at, &plan.source_json] {
+            out.extend_from_slice(part);
+        }
+        write_lsn(out, lsn);
+        out.extend_from_slice(&stamp.commit_json);
+        write_number(out, number);
+        out.extend_from_slice(&stamp.origin_json);
+        out.extend_from_slice(&plan.schema_json);
+        out.extend_from_slice(
+            br#"null,"before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
+        );
+        let value = start..out.len();
+        let traceparent = stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
+        batch.events.push(Event { label: op.label, partition: Some(partition), id, key, value, moved: None, traceparent });
+        Ok(())
+    }
+
+    /// Puts the aggregate id's text into `self.key`; false: the row has none.
+    fn write_aggregate(&mut self, plan: &TablePlan, cells: &[Value<'_>]) -> Result<bool> {
+        self.key.clear();
+        match plan.aggregate.as_slice() {
+            [] => Ok(false),
+            [only] => match cells.get(*only) {
+                Some(Value::Text(text)) => {
+                    self.key.extend_from_slice(text);
+                    Ok(true)
+                }
+                Some(Value::Null) => Ok(false),
+                _ => Err(missing_key(plan, *only)),
+            },
+            several => {
+                self.key.push(b'[');
+                for (nth, at) in several.iter().enumerate() {
+                    if nth > 0 {
+                        self.key.push(b',');
+                    }
+                    match cells.get(*at) {
+                        Some(Value::Text(text)) => {
+                            value::write_string(&mut self.key, text).map_err(|error| value_error(plan, *at, error))?;
+                        }
+                        Some(Value::Null) => self.key.extend_from_slice(b"null"),
+                        _ => return Err(missing_key(plan, *at)),
+                    }
+                }
+                self.key.push(b']');
+                Ok(true)
+            }
+        }
+    }
+
+    fn write_object(
+        &self,
+        out: &mut Vec<u8>,
+        plan: &TablePlan,
+        cells: &[Value<'_>],
+        takes: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        out.push(b'{');
+        let mut separator: &[u8] = b"";
+        for (at, (column, cell)) in plan.columns.iter().zip(cells).enumerate() {
+            if !column.is_published || matches!(cell, Value::Unchanged) || !takes(at) {
+                continue;
+            }
+            out.extend_from_slice(separator);
+            separator = b",";
+            out.extend_from_slice(&column.name_json);
+            match cell {
+                Value::Null => out.extend_from_slice(b"null"),
+                Value::Text(text) => value::write_value(out, &column.kind, text, &self.style)
+                    .map_err(|error| value_error(plan, at, error))?,
+                Value::Binary(_) | Value::Unchanged => {
+                    return Err(Error::definite(format!(
+                        "column {} came in binary form, which was not asked for",
+                        column_name(plan, at)
+                    )));
+                }
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+/// Appends what `write` writes and says where it stands.
+pub(super) fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+    let start = out.len();
+    write(out);
+    start..out.len()
+}
+
+/// Appends the bytes that stand at `range` once more, as a JSON string.
+pub(super) fn append_json_string(out: &mut Vec<u8>, range: Range<usize>) -> Result<()> {
+    let text = out.get(range.clone()).expect("a range of this buffer");
+    // The usual id and key need no escape: copied within the buffer, without a detour.
+    if text.iter().all(|&byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_within(range);
+        out.push(b'"');
+        return Ok(());
+    }
+    let text = text.to_vec();
+    value::write_string(out, &text)
+        .map_err(|error| Error::definite("a key is not UTF-8").with_source(error))
+}
+
+pub(super) fn write_id(out: &mut Vec<u8>, stamp: &Stamp, number: u64) {
+    out.extend_from_slice(&stamp.id_prefix);
+    write!(out, "{number:08X}").expect("a Vec takes every byte");
+}
+
+fn write_lsn(out: &mut Vec<u8>, lsn: Lsn) {
+    write!(out, "{lsn}").expect("a Vec takes every byte");
+}
+
+fn write_number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn write_unchanged(out: &mut Vec<u8>, plan: &TablePlan, cells: &[Value<'_>]) {
+    out.push(b'[');
+    let mut separator: &[u8] = b"";
+    for (column, _) in plan.columns.iter().zip(cells).filter(|(column, cell)| column.is_published && matches!(cell, Value::Unchanged)) {
+        out.extend_from_slice(separator);
+        separator = b",";
+        let name = column.name_json.strip_suffix(b":").expect("a name ends with its colon");
+        out.extend_from_slice(name);
+    }
+    out.push(b']');
+}
+
+fn write_moved(out: &mut Vec<u8>, name: &[u8], moved: Option<&Range<usize>>) -> Result<()> {
+    out.extend_from_slice(name);
+    match moved {
+        Some(range) => append_json_string(out, range.clone()),
+        None => {
+            out.extend_from_slice(b"null");
+            Ok(())
+        }
+    }
+}
+
+fn is_identity(plan: &TablePlan, at: usize) -> bool {
+    plan.columns.get(at).is_some_and(|column| column.is_identity)
+}
+
+fn column_name(plan: &TablePlan, at: usize) -> String {
+    plan.columns.get(at).map_or_else(String::new, |column| {
+        String::from_utf8_lossy(column.name_json.strip_suffix(b":").unwrap_or_default()).into_owned()
+    })
+}
+
+fn missing_key(plan: &TablePlan, at: usize) -> Error {
+    Error::definite(format!("the aggregate id's column {} was not sent", column_name(plan, at)))
+        .with_hint("give the table REPLICA IDENTITY FULL, or choose an aggregate_id within its replica identity")
+}
+
+fn value_error(plan: &TablePlan, at: usize, error: value::ValueError) -> Error {
+    Error::definite(format!("column {} holds what its type cannot have", column_name(plan, at)))
+        .with_source(error)
+        .with_hint("a database with SQL_ASCII encoding can hold bytes that are not UTF-8; correct the row, or exclude the column")
+}
+
+/// The position as the ids of its events carry it: for tests and for those who look an event up.
+pub fn event_id(source_name: &str, position: Position) -> String {
+    format!("{source_name}/{:016X}/{:08X}", position.commit_lsn.0, position.ordinal)
+}

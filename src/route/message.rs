@@ -1,0 +1,185 @@
+//! Logical messages as events: `pg_logical_emit_message(…, 'walgate.outbox', '{…}')`.
+//!
+//! Comes in: the message's content. Goes out: one event of op `message`, or a dead letter with the
+//! reason, since a message that is already in the WAL can be mended by nobody. Messages of other
+//! prefixes are not published (DESIGN section 4).
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::batch::{Batch, Event, Label, LabelId, Labels};
+use super::event::{self, Stamp, append, append_json_string};
+use super::plan::json_string;
+use super::template::{TopicNames, TopicTemplate};
+use super::value::{self, Kind, Style};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+
+/// The prefix whose messages are published.
+pub const OUTBOX_PREFIX: &str = "walgate.outbox";
+/// The prefix that sets the trace context of its transaction.
+pub const TRACEPARENT_PREFIX: &str = "walgate.traceparent";
+/// The prefix of the message that `run --until-caught-up` waits for.
+pub const CAUGHT_UP_PREFIX: &str = "walgate.caught_up";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content<'a> {
+    aggregate_type: String,
+    aggregate_id: AggregateId,
+    r#type: String,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    topic: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AggregateId {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+/// Where a message stands.
+#[derive(Clone, Copy, Debug)]
+pub struct MessagePlace {
+    /// Of the record in the WAL.
+    pub lsn: Lsn,
+    /// The ordinal.
+    pub number: u64,
+}
+
+/// Writes message events.
+#[derive(Debug)]
+pub struct MessageWriter {
+    source_name: String,
+    topic: TopicTemplate,
+    dead_letter_topic: String,
+    labels: HashMap<(String, String, Option<String>), LabelId>,
+}
+
+impl MessageWriter {
+    /// `dead_letter_topic` is `<source.name>.<slot name>.dead-letter`.
+    pub fn new(source_name: &str, topic: TopicTemplate, dead_letter_topic: String) -> Self {
+        MessageWriter { source_name: source_name.to_owned(), topic, dead_letter_topic, labels: HashMap::new() }
+    }
+
+    /// Appends the event of one `walgate.outbox` message; returns whether it became a dead letter.
+    ///
+    /// # Errors
+    /// Definite: a topic name that Kafka cannot have.
+    pub fn write(
+        &mut self,
+        batch: &mut Batch,
+        labels: &Labels,
+        stamp: &Stamp,
+        place: MessagePlace,
+        content: &[u8],
+    ) -> Result<bool> {
+        let parsed: Content<'_> = match serde_json::from_slice(content) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.write_dead_letter(batch, labels, stamp, place, content, &error.to_string())?;
+                return Ok(true);
+            }
+        };
+        let label = self.label(labels, &parsed)?;
+        let aggregate_id = match &parsed.aggregate_id {
+            AggregateId::Text(text) => text.clone(),
+            AggregateId::Number(number) => number.to_string(),
+        };
+        let out = &mut batch.bytes;
+        let id = append(out, |out| event::write_id(out, stamp, place.number));
+        let key = append(out, |out| out.extend_from_slice(aggregate_id.as_bytes()));
+        let start = out.len();
+        self.write_head(out, &parsed.r#type, &parsed.aggregate_type, &aggregate_id, id.clone())?;
+        stamp.write_message_source(out, &self.source_name, place);
+        value::write_value(out, &Kind::Json, parsed.payload.get().as_bytes(), &Style::default())
+            .map_err(|error| Error::definite("a message's payload is not JSON").with_source(error))?;
+        out.extend_from_slice(br#","before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#);
+        let value = start..out.len();
+        let traceparent = stamp.traceparent().map(|text| append(out, |out| out.extend_from_slice(text)));
+        batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent });
+        Ok(false)
+    }
+
+    fn write_head(
+        &self,
+        out: &mut Vec<u8>,
+        event_type: &str,
+        aggregate_type: &str,
+        aggregate_id: &str,
+        id: std::ops::Range<usize>,
+    ) -> Result<()> {
+        out.extend_from_slice(br#"{"v":1,"id":"#);
+        append_json_string(out, id)?;
+        for (name, text) in [("type", event_type), ("aggregate_type", aggregate_type), ("aggregate_id", aggregate_id)] {
+            write!(out, ",\"{name}\":").expect("a Vec takes every byte");
+            out.extend_from_slice(&json_string(text));
+        }
+        out.extend_from_slice(br#","op":"message","occurred_at":""#);
+        Ok(())
+    }
+
+    fn label(&mut self, labels: &Labels, content: &Content<'_>) -> Result<LabelId> {
+        let known = (content.r#type.clone(), content.aggregate_type.clone(), content.topic.clone());
+        if let Some(&label) = self.labels.get(&known) {
+            return Ok(label);
+        }
+        let names = TopicNames {
+            source: &self.source_name,
+            schema: "walgate",
+            table: "outbox",
+            aggregate_type: &content.aggregate_type,
+        };
+        let template = match &content.topic {
+            Some(topic) => TopicTemplate::literal(topic),
+            None => self.topic.clone(),
+        };
+        let topic = template.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let label = labels.intern(Label {
+            topic: topic.legal,
+            relation: OUTBOX_PREFIX.to_owned(),
+            event_type: content.r#type.clone(),
+            aggregate_type: content.aggregate_type.clone(),
+            op: "message",
+        });
+        self.labels.insert(known, label);
+        Ok(label)
+    }
+
+    fn write_dead_letter(
+        &self,
+        batch: &mut Batch,
+        labels: &Labels,
+        stamp: &Stamp,
+        place: MessagePlace,
+        content: &[u8],
+        reason: &str,
+    ) -> Result<()> {
+        let label = labels.intern(Label {
+            topic: self.dead_letter_topic.clone(),
+            relation: OUTBOX_PREFIX.to_owned(),
+            event_type: "walgate.dead-letter".to_owned(),
+            aggregate_type: "walgate.dead-letter".to_owned(),
+            op: "message",
+        });
+        let out = &mut batch.bytes;
+        let id = append(out, |out| event::write_id(out, stamp, place.number));
+        let key = id.clone();
+        let start = out.len();
+        out.extend_from_slice(br#"{"v":1,"id":"#);
+        append_json_string(out, id.clone())?;
+        write!(out, r#","lsn":"{}","prefix":"{OUTBOX_PREFIX}","reason":"#, place.lsn).expect("a Vec takes every byte");
+        out.extend_from_slice(&json_string(reason));
+        out.extend_from_slice(br#","content":"#);
+        out.extend_from_slice(&json_string(&String::from_utf8_lossy(content)));
+        out.push(b'}');
+        let value = start..out.len();
+        batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent: None });
+        Ok(())
+    }
+}

@@ -1,0 +1,300 @@
+//! A rule compiled for one table: which columns go into its events, what its aggregate is, and every
+//! piece of JSON that does not change from row to row.
+//!
+//! Comes in: the relation as the stream (or the catalog, for the copy) describes it, the rule, and
+//! what the relation message does not say (the primary key). Goes out: a [`TablePlan`], with which
+//! an event costs no lookup by name. A plan is made again when the relation changes.
+
+use sha2::{Digest, Sha256};
+
+use super::batch::{Label, LabelId, Labels};
+use super::template::{OpWord, TopicNames, TopicTemplate};
+use super::value::{self, Kind, TypeCatalog};
+use crate::config::{ColumnSet, TableRule};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::wal::pgoutput::{Relation, ReplicaIdentity};
+
+/// The operations of row events, in the order of [`TablePlan::ops`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A new row.
+    Insert,
+    /// A changed row.
+    Update,
+    /// A removed row.
+    Delete,
+    /// All rows removed.
+    Truncate,
+    /// A row of the initial copy.
+    Read,
+}
+
+impl Op {
+    const ALL: [Op; 5] = [Op::Insert, Op::Update, Op::Delete, Op::Truncate, Op::Read];
+
+    /// The event's `op`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+            Op::Truncate => "truncate",
+            Op::Read => "read",
+        }
+    }
+
+    fn word(self) -> OpWord {
+        match self {
+            Op::Insert => OpWord::Inserted,
+            Op::Update => OpWord::Updated,
+            Op::Delete => OpWord::Deleted,
+            Op::Truncate => OpWord::Truncated,
+            Op::Read => OpWord::Read,
+        }
+    }
+}
+
+/// One column of the relation.
+#[derive(Debug)]
+pub struct ColumnPlan {
+    /// `"name":`, escaped.
+    pub name_json: Vec<u8>,
+    /// How its text becomes JSON.
+    pub kind: Kind,
+    /// Whether the rule lets it into events.
+    pub is_published: bool,
+    /// Whether it belongs to the replica identity (all columns under FULL).
+    pub is_identity: bool,
+}
+
+/// What is equal for all events of one operation on the table.
+#[derive(Debug)]
+pub struct OpPlan {
+    /// The interned label.
+    pub label: LabelId,
+    /// `","type":"orders.updated","aggregate_type":"orders","aggregate_id":`, after the id.
+    pub head_json: Vec<u8>,
+    /// `,"op":"update","occurred_at":"`, after the aggregate id.
+    pub op_json: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct TablePlan {
+    /// OID of the table, of a partitioned table: of its root.
+    pub oid: u32,
+    /// `schema.table`, for errors.
+    pub relation: String,
+    /// The table's name: the Kafka key of events that have no aggregate.
+    pub table: String,
+    /// One for each column of the relation, in its order.
+    pub columns: Vec<ColumnPlan>,
+    /// Indexes of the columns whose texts make the aggregate id; empty: the table has no key.
+    pub aggregate: Vec<usize>,
+    /// Indexes of the columns whose change is a key change: the key's and the aggregate's.
+    pub key: Vec<usize>,
+    /// REPLICA IDENTITY FULL.
+    pub is_full: bool,
+    /// The rule leaves out columns: an update of those alone is no event under FULL.
+    pub is_projected: bool,
+    /// `","source":{"name":"shop","schema":"public","table":"orders","lsn":"`.
+    pub source_json: Vec<u8>,
+    /// `,"schema_id":"9f2c01d4"},"data":`.
+    pub schema_json: Vec<u8>,
+    /// Changes of transactions with a smaller commit LSN are in the copy.
+    pub copied_at: Lsn,
+    ops: [OpPlan; 5],
+}
+
+/// What plans are made from, besides the relation itself.
+pub struct PlanContext<'a> {
+    /// `source.name`.
+    pub source_name: &'a str,
+    /// Types by OID.
+    pub types: &'a TypeCatalog,
+    /// Where labels are interned.
+    pub labels: &'a Labels,
+    /// The hub's `topic`.
+    pub topic: &'a TopicTemplate,
+}
+
+impl TablePlan {
+    /// Compiles `rule` for `relation`, whose primary key has the columns `primary_key`.
+    ///
+    /// # Errors
+    /// Definite: a column that the rule names does not exist; a list without the key; an aggregate
+    /// outside of the replica identity; a topic name that Kafka cannot have.
+    pub fn compile(
+        context: &PlanContext<'_>,
+        relation: &Relation,
+        rule: &TableRule,
+        primary_key: &[String],
+        copied_at: Lsn,
+    ) -> Result<TablePlan> {
+        let qualified = format!("{}.{}", relation.namespace, relation.name);
+        let refuse = |message: String| Error::definite(format!("table {qualified}, {}: {message}", rule.key_path));
+        let is_full = relation.replica_identity == ReplicaIdentity::Full;
+        let index_of = |name: &String| {
+            relation.columns.iter().position(|column| column.name == *name).ok_or_else(|| {
+                refuse(format!("column \"{name}\" does not exist"))
+                    .with_hint("correct the name, or remove it from the rule; generated columns are not sent by the server")
+            })
+        };
+        let indexes = |names: &[String]| names.iter().map(index_of).collect::<Result<Vec<usize>>>();
+
+        let key = match &rule.key {
+            Some(names) => indexes(names)?,
+            None if is_full || relation.columns.iter().all(|column| !column.key) => indexes(primary_key)?,
+            None => (0..relation.columns.len()).filter(|&at| is_key(relation, at)).collect(),
+        };
+        let aggregate = match &rule.aggregate_id {
+            Some(names) => indexes(names)?,
+            None => key.clone(),
+        };
+        let has_identity = relation.columns.iter().any(|column| column.key);
+        if has_identity && let Some(&outside) = aggregate.iter().find(|&&at| !is_full && !is_key(relation, at)) {
+            let name = relation.columns.get(outside).map_or("", |column| column.name.as_str());
+            return Err(refuse(format!("the aggregate id's column \"{name}\" is not in the replica identity"))
+                .with_hint(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", crate::wal::sql::quote_qualified(&relation.namespace, &relation.name))));
+        }
+
+        let published = published_columns(relation, rule, &index_of)?;
+        for &at in key.iter().chain(&aggregate) {
+            if !published.get(at).copied().unwrap_or(false) && matches!(rule.columns, ColumnSet::Only(_)) {
+                let name = relation.columns.get(at).map_or("", |column| column.name.as_str());
+                return Err(refuse(format!("the key's column \"{name}\" is not among the listed columns"))
+                    .with_hint(format!("add \"{name}\" to columns")));
+            }
+        }
+        let is_published = |at: usize| published.get(at).copied().unwrap_or(false) || key.contains(&at) || aggregate.contains(&at);
+
+        let columns: Vec<ColumnPlan> = relation
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| ColumnPlan {
+                name_json: [json_string(&column.name), b":".to_vec()].concat(),
+                kind: context.types.kind(column.type_oid).cloned().unwrap_or(Kind::Text),
+                is_published: is_published(at),
+                is_identity: column.key,
+            })
+            .collect();
+        let aggregate_type = rule.aggregate_type.clone().unwrap_or_else(|| relation.name.clone());
+        let names = TopicNames {
+            source: context.source_name,
+            schema: &relation.namespace,
+            table: &relation.name,
+            aggregate_type: &aggregate_type,
+        };
+        let topic = context.topic.render(&names).map_err(|error| refuse(error.to_string()))?;
+        let ops = Op::ALL.map(|op| {
+            let event_type = rule.event_type.render(&names, op.word());
+            OpPlan {
+                head_json: [
+                    &br#"","type":"#[..],
+                    &json_string(&event_type),
+                    br#","aggregate_type":"#,
+                    &json_string(&aggregate_type),
+                    br#","aggregate_id":"#,
+                ]
+                .concat(),
+                op_json: format!(r#","op":"{}","occurred_at":""#, op.name()).into_bytes(),
+                label: context.labels.intern(Label {
+                    topic: topic.legal.clone(),
+                    relation: qualified.clone(),
+                    event_type,
+                    aggregate_type: aggregate_type.clone(),
+                    op: op.name(),
+                }),
+            }
+        });
+        let source_json = [
+            &br#"","source":{"name":"#[..],
+            &json_string(context.source_name),
+            br#","schema":"#,
+            &json_string(&relation.namespace),
+            br#","table":"#,
+            &json_string(&relation.name),
+            br#","lsn":""#,
+        ]
+        .concat();
+        let schema_id = schema_id(context.types, relation, &is_published);
+        let mut moving: Vec<usize> = key;
+        moving.extend(aggregate.iter().copied());
+        moving.sort_unstable();
+        moving.dedup();
+        Ok(TablePlan {
+            oid: relation.oid,
+            relation: qualified,
+            table: relation.name.clone(),
+            is_projected: columns.iter().any(|column| !column.is_published),
+            columns,
+            aggregate,
+            key: moving,
+            is_full,
+            source_json,
+            schema_json: format!(r#","schema_id":"{schema_id}"}},"data":"#).into_bytes(),
+            copied_at,
+            ops,
+        })
+    }
+
+    /// What is equal for all events of `op`.
+    pub fn op(&self, op: Op) -> &OpPlan {
+        let [insert, update, delete, truncate, read] = &self.ops;
+        match op {
+            Op::Insert => insert,
+            Op::Update => update,
+            Op::Delete => delete,
+            Op::Truncate => truncate,
+            Op::Read => read,
+        }
+    }
+}
+
+fn is_key(relation: &Relation, at: usize) -> bool {
+    relation.columns.get(at).is_some_and(|column| column.key)
+}
+
+/// For each column, whether the rule's list lets it through (the key comes on top).
+fn published_columns(
+    relation: &Relation,
+    rule: &TableRule,
+    index_of: &dyn Fn(&String) -> Result<usize>,
+) -> Result<Vec<bool>> {
+    let (names, listed) = match &rule.columns {
+        ColumnSet::All => return Ok(vec![true; relation.columns.len()]),
+        ColumnSet::Only(names) => (names, true),
+        ColumnSet::Except(names) => (names, false),
+    };
+    let mut published = vec![!listed; relation.columns.len()];
+    for name in names {
+        let at = index_of(name)?;
+        *published.get_mut(at).expect("an index of the relation's columns") = listed;
+    }
+    Ok(published)
+}
+
+/// A fingerprint of the published columns and their types: eight hexadecimal digits.
+fn schema_id(types: &TypeCatalog, relation: &Relation, is_published: &dyn Fn(usize) -> bool) -> String {
+    let mut hash = Sha256::new();
+    for (_, column) in relation.columns.iter().enumerate().filter(|(at, _)| is_published(*at)) {
+        hash.update(column.name.as_bytes());
+        hash.update([0]);
+        match types.name(column.type_oid) {
+            Some(name) => hash.update(name.as_bytes()),
+            None => hash.update(column.type_oid.to_string().as_bytes()),
+        }
+        hash.update([0]);
+        hash.update(column.type_modifier.to_be_bytes());
+    }
+    hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A JSON string, quotes included.
+pub(super) fn json_string(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    value::write_string(&mut out, text.as_bytes()).expect("a str is UTF-8");
+    out
+}

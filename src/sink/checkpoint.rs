@@ -1,0 +1,169 @@
+//! The checkpoint: what a destination stores in the same transaction as the data.
+//!
+//! Two kinds of record, so that a commit writes a few hundred bytes however many tables there are:
+//! one [`Checkpoint`] for the pipeline, and a [`TableState`] for every table whose copy has begun.
+//! Names of fields are stored; change them only with a new `v` (docs/decisions/exactly-once.md).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::Position;
+use crate::lsn::Lsn;
+use crate::route::batch::Progress;
+use crate::wal::timestamp::Timestamp;
+
+/// The version of the stored form.
+pub const VERSION: u32 = 1;
+
+/// Which source and which slot a checkpoint speaks of: compared on every start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `system_identifier` of the source's cluster.
+    pub system_identifier: String,
+    /// The timeline that the positions are on.
+    pub timeline: u32,
+    /// OID of the source's database.
+    pub database_oid: u32,
+    /// The slot's name.
+    pub slot: String,
+    /// Fingerprint of the options that decide about messages and so about ordinals.
+    pub options: String,
+}
+
+/// How far the pipeline has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// "Snapshot pending": the slot may or may not exist; nothing has been copied.
+    #[default]
+    Pending,
+    /// The slot exists; tables are being copied.
+    Snapshot,
+    /// The initial copy is done.
+    Streaming,
+}
+
+/// The pipeline's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// [`VERSION`].
+    pub v: u32,
+    /// See [`Identity`].
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// See [`Phase`].
+    pub phase: Phase,
+    /// Everything at or before `(commit_lsn, ordinal)` is in the destination.
+    pub commit_lsn: Lsn,
+    /// See `commit_lsn`.
+    pub ordinal: u64,
+    /// How far the source may have been told "flushed".
+    pub safe_lsn: Lsn,
+    /// Transaction id of the last transaction.
+    pub xid: u32,
+    /// Commit time of the last transaction, microseconds since 2000-01-01 UTC.
+    pub commit_time: i64,
+}
+
+impl Checkpoint {
+    /// The first record of a pipeline, written before its slot is made.
+    pub fn pending(identity: Identity) -> Self {
+        Checkpoint {
+            v: VERSION,
+            identity,
+            phase: Phase::Pending,
+            commit_lsn: Lsn::ZERO,
+            ordinal: 0,
+            safe_lsn: Lsn::ZERO,
+            xid: 0,
+            commit_time: 0,
+        }
+    }
+
+    /// The position up to which everything is in the destination.
+    pub fn position(&self) -> Position {
+        Position { commit_lsn: self.commit_lsn, ordinal: self.ordinal }
+    }
+
+    /// The part of it that batches move.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            phase: self.phase,
+            position: self.position(),
+            safe_lsn: self.safe_lsn,
+            xid: self.xid,
+            commit_time: Timestamp(self.commit_time),
+        }
+    }
+
+    /// Whether it stands inside a source transaction of which only a part is in the destination.
+    pub fn is_inside_transaction(&self) -> bool {
+        self.ordinal > 0 && self.safe_lsn <= self.commit_lsn
+    }
+
+    /// Moves it forward.
+    pub fn advance(&mut self, progress: &Progress) {
+        assert!(progress.position >= self.position(), "a checkpoint never goes back");
+        assert!(progress.safe_lsn >= self.safe_lsn, "safe_lsn never goes back");
+        self.phase = progress.phase;
+        self.commit_lsn = progress.position.commit_lsn;
+        self.ordinal = progress.position.ordinal;
+        self.safe_lsn = progress.safe_lsn;
+        self.xid = progress.xid;
+        self.commit_time = progress.commit_time.0;
+    }
+}
+
+/// The copy of one table: begun, or done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableState {
+    /// OID of the table (of a partitioned table: of its root).
+    pub oid: u32,
+    /// Its schema, when this was written.
+    pub schema: String,
+    /// Its name, when this was written.
+    pub table: String,
+    /// The consistent point of the snapshot that it was copied from: changes of transactions with a
+    /// commit LSN below it are in the copy.
+    pub copied_at: Lsn,
+    /// Whether the copy is complete; a copy that is not is made again as a whole.
+    pub done: bool,
+    /// Rows copied.
+    pub rows: u64,
+}
+
+/// All that a destination has stored about a pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// `None`: the destination has never heard of the pipeline.
+    pub checkpoint: Option<Checkpoint>,
+    /// By OID.
+    pub tables: BTreeMap<u32, TableState>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            system_identifier: "7301234567890123456".into(),
+            timeline: 1,
+            database_oid: 16384,
+            slot: "walgate_hub".into(),
+            options: "00000000".into(),
+        }
+    }
+
+    #[test]
+    fn stored_form_round_trips() {
+        let mut checkpoint = Checkpoint::pending(identity());
+        let position = Position { commit_lsn: Lsn(0x193_B748), ordinal: 6 };
+        checkpoint.advance(&Progress { phase: Phase::Streaming, position, safe_lsn: Lsn(0x193_B700), xid: 757, commit_time: Timestamp(5) });
+        let text = serde_json::to_string(&checkpoint).expect("plain data");
+        assert!(text.contains("\"commit_lsn\":\"0/193B748\""), "{text}");
+        assert_eq!(serde_json::from_str::<Checkpoint>(&text).expect("its own form"), checkpoint);
+        assert!(checkpoint.is_inside_transaction());
+    }
+}

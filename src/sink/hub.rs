@@ -1,0 +1,171 @@
+//! The hub, whichever kind it is: opening it, its topics, its sink.
+//!
+//! Opening fences other processes and reads what is stored; everything here blocks and is called
+//! from a thread that may.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::checkpoint::{Checkpoint, Stored, TableState};
+use super::file::{Directory, FileSink};
+use super::kafka::{AtLeastOnce, ExactlyOnce, Session, Topics};
+use super::{Worker, file, kafka};
+use crate::config::{Delivery, Hub, HubKind};
+use crate::error::Result;
+use crate::route::batch::Labels;
+
+/// The hub's topics.
+#[derive(Debug)]
+pub enum HubTopics {
+    /// Kafka's.
+    Kafka(Topics),
+    /// Files: made by the first event, of one partition each.
+    File,
+}
+
+impl HubTopics {
+    /// Makes what is missing.
+    ///
+    /// # Errors
+    /// See [`Topics::ensure`].
+    pub fn ensure(&self, topics: &[String]) -> Result<()> {
+        match self {
+            HubTopics::Kafka(kafka) => kafka.ensure(topics),
+            HubTopics::File => Ok(()),
+        }
+    }
+
+    /// Partitions of a topic.
+    ///
+    /// # Errors
+    /// See [`Topics::partitions`].
+    pub fn partitions(&self, topic: &str) -> Result<i32> {
+        match self {
+            HubTopics::Kafka(kafka) => kafka.partitions(topic),
+            HubTopics::File => Ok(1),
+        }
+    }
+}
+
+/// The hub, opened by this process, with nobody else able to write as this pipeline.
+#[derive(Debug)]
+pub enum OpenHub {
+    /// Kafka.
+    Kafka {
+        /// The fencing producer.
+        session: Session,
+        /// What was configured.
+        hub: Hub,
+        /// The cluster's topics.
+        topics: Arc<Topics>,
+    },
+    /// A directory.
+    File(Directory),
+}
+
+impl OpenHub {
+    /// Fences others out and reads what is stored about the pipeline `name`.
+    ///
+    /// # Errors
+    /// Fenced while another process holds the hub; transient when it cannot be reached.
+    pub fn open(hub: &Hub, name: &str) -> Result<(OpenHub, Stored)> {
+        match &hub.kind {
+            HubKind::Kafka(kafka) => {
+                let topics = Arc::new(Topics::new(kafka)?);
+                let (session, stored) = Session::open(kafka, &topics, name)?;
+                Ok((OpenHub::Kafka { session, hub: hub.clone(), topics }, stored))
+            }
+            HubKind::File(file) => {
+                let directory = Directory::open(&file.path)?;
+                let stored = directory.stored();
+                Ok((OpenHub::File(directory), stored))
+            }
+        }
+    }
+
+    /// Stores the pipeline's record at once.
+    ///
+    /// # Errors
+    /// When the hub cannot be written, or another process has taken over.
+    pub fn store(&mut self, checkpoint: &Checkpoint, tables: &[TableState]) -> Result<()> {
+        match self {
+            OpenHub::Kafka { session, .. } => session.store(checkpoint, tables),
+            OpenHub::File(directory) => {
+                directory.enter(tables);
+                directory.store(checkpoint)
+            }
+        }
+    }
+
+    /// Whether a topic holds events of an earlier pipeline.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached.
+    pub fn has_events(&self, topics: &[String]) -> Result<Vec<String>> {
+        match self {
+            OpenHub::Kafka { topics: cluster, .. } => cluster.not_empty(topics),
+            OpenHub::File(directory) => {
+                Ok(topics.iter().filter(|topic| directory.topic_bytes(topic) > 0).cloned().collect())
+            }
+        }
+    }
+
+    /// Starts the sink's thread, which goes on from `checkpoint`.
+    ///
+    /// # Errors
+    /// Definite when properties are wrong.
+    pub fn start(self, name: &str, checkpoint: Checkpoint, labels: &Arc<Labels>) -> Result<(Worker, Arc<HubTopics>)> {
+        match self {
+            OpenHub::File(directory) => {
+                let sink = FileSink::new(directory, checkpoint, labels.clone());
+                Ok((Worker::start(name, sink)?, Arc::new(HubTopics::File)))
+            }
+            OpenHub::Kafka { session, hub, topics } => {
+                let HubKind::Kafka(kafka) = &hub.kind else { unreachable!("a Kafka hub was opened") };
+                let topics = Arc::new(HubTopics::Kafka(
+                    Arc::into_inner(topics).expect("only the open hub holds the topics"),
+                ));
+                let worker = match hub.delivery {
+                    Delivery::ExactlyOnce => {
+                        Worker::start(name, ExactlyOnce::new(session, checkpoint, topics.clone(), labels.clone()))?
+                    }
+                    Delivery::AtLeastOnce => {
+                        let sink = AtLeastOnce::new(kafka, session, checkpoint, topics.clone(), labels.clone())?;
+                        Worker::start(name, sink)?
+                    }
+                };
+                Ok((worker, topics))
+            }
+        }
+    }
+}
+
+/// What is stored about the pipeline `name`, read beside the process that runs it.
+///
+/// # Errors
+/// When the hub cannot be reached.
+pub fn peek(hub: &Hub, name: &str) -> Result<Stored> {
+    match &hub.kind {
+        HubKind::Kafka(kafka) => kafka::peek(kafka, &Topics::new(kafka)?, name),
+        HubKind::File(file) => file::peek(&file.path),
+    }
+}
+
+/// Removes what is stored about the pipeline `name`; its events stay.
+///
+/// # Errors
+/// When the hub cannot be reached, or a process still runs the pipeline.
+pub fn forget(hub: &Hub, name: &str) -> Result<()> {
+    match &hub.kind {
+        HubKind::Kafka(kafka) => kafka::forget(&Topics::new(kafka)?, name),
+        HubKind::File(file) => file::forget(&file.path),
+    }
+}
+
+/// The directory of a file hub.
+pub fn file_path(hub: &Hub) -> Option<&PathBuf> {
+    match &hub.kind {
+        HubKind::File(file) => Some(&file.path),
+        HubKind::Kafka(_) => None,
+    }
+}

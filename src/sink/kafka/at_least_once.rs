@@ -1,0 +1,252 @@
+//! At least once: an idempotent producer for the events, and checkpoints after their acknowledgements.
+//!
+//! Always holds: a checkpoint speaks only of acknowledged batches, and is written through the
+//! transactional producer, so that a fenced process cannot overwrite a newer one and a later change
+//! to exactly-once finds a true one. It is written by a thread of its own, a few times a second:
+//! its commit takes milliseconds for which no event should wait.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::deliveries::Deliveries;
+use super::session::{Session, connect};
+use super::{classify, producer_config};
+use crate::config::KafkaHub;
+use crate::error::{Error, Result};
+use crate::route::batch::{Batch, Event, Label, Labels, Moved, Progress};
+use crate::sink::checkpoint::{Checkpoint, TableState};
+use crate::sink::hub::HubTopics;
+use crate::sink::{Durable, Sink, label};
+
+/// Bytes handed to librdkafka and not acknowledged; one larger message may pass alone.
+const IN_FLIGHT_BYTES_MAX: usize = 12 << 20;
+/// Events between two looks at what was acknowledged.
+const EVENTS_A_POLL: usize = 1000;
+/// Between two checkpoints under load.
+const CHECKPOINT_TIME: Duration = Duration::from_millis(250);
+/// Between two looks while acknowledgements are missing.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// Turns batches into records.
+#[derive(Debug)]
+pub struct Producing {
+    topics: Arc<HubTopics>,
+    labels: Arc<Labels>,
+    known: Vec<Arc<Label>>,
+    /// How many of `known` have a topic that certainly exists.
+    ensured: usize,
+}
+
+impl Producing {
+    pub(super) fn new(topics: Arc<HubTopics>, labels: Arc<Labels>) -> Self {
+        Producing { topics, labels, known: Vec::new(), ensured: 0 }
+    }
+
+    /// Hands all events of `batch` to librdkafka, in order.
+    pub(super) fn produce(&mut self, producer: &BaseProducer<Deliveries>, batch: &Batch) -> Result<()> {
+        let sequence = usize::try_from(batch.sequence).expect("a sequence number fits");
+        producer.context().begin(sequence, batch.events.len());
+        for (nth, event) in batch.events.iter().enumerate() {
+            let label = label(&mut self.known, &self.labels, event.label.index());
+            if event.label.index() >= self.ensured {
+                self.topics.ensure(&[label.topic.clone()])?;
+            }
+            send(producer, batch, event, label, sequence)?;
+            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1 || producer.context().in_flight_bytes() > IN_FLIGHT_BYTES_MAX {
+                make_room(producer)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn send(producer: &BaseProducer<Deliveries>, batch: &Batch, event: &Event, label: &Label, sequence: usize) -> Result<()> {
+    let (key, value) = (batch.part(&event.key), batch.part(&event.value));
+    let mut record = BaseRecord::with_opaque_to(&label.topic, sequence)
+        .key(key)
+        .payload(value)
+        .headers(headers(batch, event, label));
+    if let Some(partition) = event.partition {
+        record = record.partition(partition);
+    }
+    producer.send(record).map_err(|(error, _)| {
+        classify(&format!("topic {}, a message of {} bytes", label.topic, key.len() + value.len()), error)
+    })?;
+    producer.context().sent(key.len() + value.len());
+    Ok(())
+}
+
+fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
+    let header = |key, value| Header { key, value: Some(value) };
+    let mut headers = OwnedHeaders::new_with_capacity(7)
+        .insert(header("id", batch.part(&event.id)))
+        .insert(header("type", label.event_type.as_bytes()))
+        .insert(header("aggregate-type", label.aggregate_type.as_bytes()))
+        .insert(header("op", label.op.as_bytes()))
+        .insert(header("content-type", b"application/json"));
+    match &event.moved {
+        Some(Moved::From(range)) => headers = headers.insert(header("moved-from", batch.part(range))),
+        Some(Moved::To(range)) => headers = headers.insert(header("moved-to", batch.part(range))),
+        None => {}
+    }
+    if let Some(range) = &event.traceparent {
+        headers = headers.insert(header("traceparent", batch.part(range)));
+    }
+    headers
+}
+
+/// Serves acknowledgements; waits while too much is on its way.
+fn make_room(producer: &BaseProducer<Deliveries>) -> Result<()> {
+    producer.poll(Duration::ZERO);
+    loop {
+        if let Some(failure) = producer.context().take_failure() {
+            return Err(failure);
+        }
+        if producer.context().in_flight_bytes() <= IN_FLIGHT_BYTES_MAX {
+            return Ok(());
+        }
+        producer.poll(Duration::from_millis(1));
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct AtLeastOnce {
+    producer: BaseProducer<Deliveries>,
+    producing: Producing,
+    checkpointer: Checkpointer,
+    /// Delivered, not yet in a checkpoint that was asked for; oldest first.
+    waiting: VecDeque<Waiting>,
+    /// How many at the front of `waiting` are acknowledged.
+    acknowledged: usize,
+    /// The batches of the checkpoint that is being written.
+    being_stored: Option<Vec<Durable>>,
+    last_asked_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    sequence: u64,
+    progress: Progress,
+    tables: Vec<TableState>,
+}
+
+impl AtLeastOnce {
+    /// A sink that goes on from `checkpoint`.
+    ///
+    /// # Errors
+    /// Definite when the properties are wrong.
+    pub fn new(
+        hub: &KafkaHub,
+        session: Session,
+        checkpoint: Checkpoint,
+        topics: Arc<HubTopics>,
+        labels: Arc<Labels>,
+    ) -> Result<Self> {
+        Ok(AtLeastOnce {
+            producer: connect(&producer_config(hub))?,
+            producing: Producing::new(topics, labels),
+            checkpointer: Checkpointer::start(session, checkpoint)?,
+            waiting: VecDeque::new(),
+            acknowledged: 0,
+            being_stored: None,
+            last_asked_at: None,
+        })
+    }
+
+    fn count_acknowledged(&mut self) -> Result<()> {
+        self.producer.poll(Duration::ZERO);
+        if let Some(failure) = self.producer.context().take_failure() {
+            return Err(failure);
+        }
+        while let Some(sequence) = self.producer.context().take_acknowledged() {
+            let batch = self.waiting.get(self.acknowledged).expect("a delivered batch waits");
+            assert_eq!(u64::try_from(sequence).ok(), Some(batch.sequence), "batches are acknowledged in order");
+            self.acknowledged += 1;
+        }
+        Ok(())
+    }
+
+    fn ask_for_checkpoint(&mut self) {
+        let mut batches: Vec<Waiting> = self.waiting.drain(..self.acknowledged).collect();
+        self.acknowledged = 0;
+        let last = batches.last().expect("only asked when some are acknowledged").progress;
+        let tables = batches.iter_mut().flat_map(|batch| std::mem::take(&mut batch.tables)).collect();
+        let receipts = batches.iter().map(|batch| Durable::of(batch.sequence, batch.progress.safe_lsn)).collect();
+        self.checkpointer.ask(last, tables);
+        self.being_stored = Some(receipts);
+        self.last_asked_at = Some(Instant::now());
+    }
+}
+
+impl Sink for AtLeastOnce {
+    fn accept(&mut self, batch: &Batch) -> Result<()> {
+        self.waiting.push_back(Waiting {
+            sequence: batch.sequence,
+            progress: batch.progress,
+            tables: batch.tables.clone(),
+        });
+        self.producing.produce(&self.producer, batch)
+    }
+
+    fn settle(&mut self, _idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
+        self.count_acknowledged()?;
+        if self.being_stored.is_some() && self.checkpointer.is_done()? {
+            receipts.extend(self.being_stored.take().into_iter().flatten());
+        }
+        let is_time = self.last_asked_at.is_none_or(|at| at.elapsed() >= CHECKPOINT_TIME);
+        if self.being_stored.is_none() && self.acknowledged > 0 && is_time {
+            crate::failpoint::hit("kafka.before-checkpoint");
+            self.ask_for_checkpoint();
+        }
+        Ok(())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        (!self.waiting.is_empty() || self.being_stored.is_some()).then_some(PATIENCE)
+    }
+}
+
+/// Stores checkpoints on a thread of its own, one at a time.
+#[derive(Debug)]
+struct Checkpointer {
+    requests: mpsc::Sender<(Progress, Vec<TableState>)>,
+    answers: mpsc::Receiver<Result<()>>,
+}
+
+impl Checkpointer {
+    fn start(mut session: Session, mut checkpoint: Checkpoint) -> Result<Self> {
+        let (requests, receiver) = mpsc::channel::<(Progress, Vec<TableState>)>();
+        let (sender, answers) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || {
+                for (progress, tables) in receiver {
+                    checkpoint.advance(&progress);
+                    if sender.send(session.store(&checkpoint, &tables)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| Error::transient("the checkpoint's thread cannot be started").with_source(error))?;
+        Ok(Checkpointer { requests, answers })
+    }
+
+    fn ask(&self, progress: Progress, tables: Vec<TableState>) {
+        // A thread that has gone is noticed by `is_done`.
+        let _ = self.requests.send((progress, tables));
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        match self.answers.try_recv() {
+            Ok(answer) => answer.map(|()| true),
+            Err(mpsc::TryRecvError::Empty) => Ok(false),
+            Err(mpsc::TryRecvError::Disconnected) => Err(Error::transient("the checkpoint's thread has ended")),
+        }
+    }
+}

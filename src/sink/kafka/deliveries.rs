@@ -1,0 +1,130 @@
+//! What librdkafka says about messages on their way: how many bytes, which failed first, and which
+//! batches are acknowledged whole.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+
+use super::classify;
+use crate::error::Error;
+
+/// The producer's context: librdkafka calls it from within `poll`, on the sink's own thread.
+#[derive(Debug, Default)]
+pub struct Deliveries(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight_bytes: usize,
+    /// Batches in the order of delivery: sequence, messages without acknowledgement.
+    batches: VecDeque<(usize, usize)>,
+    failure: Option<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    topic: String,
+    bytes: usize,
+    error: KafkaError,
+}
+
+impl Deliveries {
+    /// A batch of that many messages is about to be produced.
+    pub fn begin(&self, sequence: usize, messages: usize) {
+        self.lock().batches.push_back((sequence, messages));
+    }
+
+    /// A message of that many bytes was handed to librdkafka.
+    pub fn sent(&self, bytes: usize) {
+        self.lock().in_flight_bytes += bytes;
+    }
+
+    /// Bytes handed to librdkafka and not acknowledged.
+    pub fn in_flight_bytes(&self) -> usize {
+        self.lock().in_flight_bytes
+    }
+
+    /// Takes the oldest batch out if every one of its messages is acknowledged.
+    pub fn take_acknowledged(&self) -> Option<usize> {
+        let mut state = self.lock();
+        let is_whole = state.batches.front().is_some_and(|&(_, left)| left == 0);
+        is_whole.then(|| state.batches.pop_front().map(|(sequence, _)| sequence)).flatten()
+    }
+
+    /// Forgets the batches: under a transaction its commit acknowledges them all.
+    pub fn clear(&self) {
+        self.lock().batches.clear();
+    }
+
+    /// The first failure, with topic and size.
+    pub fn take_failure(&self) -> Option<Error> {
+        let failure = self.lock().failure.take()?;
+        Some(classify(&format!("topic {}, a message of {} bytes", failure.topic, failure.bytes), failure.error))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
+        let mut state = self.lock();
+        let message = match result {
+            Ok(message) | Err((_, message)) => message,
+        };
+        let bytes = message.payload_len() + message.key_len();
+        state.in_flight_bytes = state.in_flight_bytes.saturating_sub(bytes);
+        match result {
+            Ok(_) => {
+                let first = state.batches.front().map_or(sequence, |batch| batch.0);
+                if let Some(batch) = state.batches.get_mut(sequence.wrapping_sub(first)) {
+                    batch.1 = batch.1.saturating_sub(1);
+                }
+            }
+            Err((error, _)) => {
+                // Messages that are purged because an earlier one failed do not tell the reason.
+                let is_consequence = matches!(
+                    error.rdkafka_error_code(),
+                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+                );
+                let knows_better = state.failure.as_ref().is_none_or(|known| {
+                    matches!(
+                        known.error.rdkafka_error_code(),
+                        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+                    ) && !is_consequence
+                });
+                if knows_better {
+                    state.failure = Some(Failure { topic: message.topic().to_owned(), bytes, error: error.clone() });
+                }
+            }
+        }
+    }
+}
+
+/// librdkafka's log lines, at the level they deserve here.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(facility, "kafka: {message}");
+        }
+        RDKafkaLogLevel::Warning => tracing::info!(facility, "kafka: {message}"),
+        _ => tracing::debug!(facility, "kafka: {message}"),
+    }
+}

@@ -1,0 +1,95 @@
+//! Exactly once: events and checkpoint in one Kafka transaction.
+//!
+//! Several batches share a transaction while more are coming, since one commit costs a few
+//! milliseconds however much it commits; when nothing waits, it is committed at once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::producer::Producer;
+
+use super::session::Session;
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::route::batch::{Batch, Labels};
+use crate::sink::checkpoint::{Checkpoint, TableState};
+use crate::sink::hub::HubTopics;
+use crate::sink::{Durable, Sink};
+
+/// A transaction is committed when it holds this much, in bytes: keeps memory and the consumers'
+/// delay bounded.
+const TRANSACTION_BYTES_MAX: usize = 12 << 20;
+/// A transaction is committed after this long, even if more is coming.
+const TRANSACTION_TIME_MAX: Duration = Duration::from_millis(200);
+/// How long to wait for a batch that was announced.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// See the module.
+#[derive(Debug)]
+pub struct ExactlyOnce {
+    session: Session,
+    producer: super::at_least_once::Producing,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    since: Instant,
+    bytes: usize,
+    tables: Vec<TableState>,
+    batches: Vec<(u64, Lsn)>,
+    more_is_coming: bool,
+}
+
+impl ExactlyOnce {
+    /// A sink that goes on from `checkpoint`.
+    pub fn new(mut session: Session, checkpoint: Checkpoint, topics: Arc<HubTopics>, labels: Arc<Labels>) -> Self {
+        session.checkpoint = Some(checkpoint);
+        ExactlyOnce { session, producer: super::at_least_once::Producing::new(topics, labels), open: None }
+    }
+}
+
+impl Sink for ExactlyOnce {
+    fn accept(&mut self, batch: &Batch) -> Result<()> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => {
+                self.session.begin()?;
+                none.insert(Open {
+                    since: Instant::now(),
+                    bytes: 0,
+                    tables: Vec::new(),
+                    batches: Vec::new(),
+                    more_is_coming: false,
+                })
+            }
+        };
+        self.producer.produce(&self.session.producer, batch)?;
+        crate::failpoint::hit("kafka.after-produce");
+        open.bytes += batch.bytes.len();
+        open.tables.extend_from_slice(&batch.tables);
+        open.batches.push((batch.sequence, batch.progress.safe_lsn));
+        open.more_is_coming = batch.more_is_coming;
+        let checkpoint = self.session.checkpoint.as_mut().expect("set when the sink was made");
+        checkpoint.advance(&batch.progress);
+        Ok(())
+    }
+
+    fn settle(&mut self, idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let may_wait = open.more_is_coming && !idle;
+        if may_wait && open.bytes < TRANSACTION_BYTES_MAX && open.since.elapsed() < TRANSACTION_TIME_MAX {
+            return Ok(());
+        }
+        self.session.add_checkpoint(&open.tables)?;
+        self.session.commit()?;
+        self.session.producer.context().clear();
+        let open = self.open.take().expect("looked at above");
+        receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));
+        Ok(())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.open.as_ref().map(|_| PATIENCE)
+    }
+}

@@ -1,0 +1,218 @@
+//! The transactional producer and the checkpoint topic behind it.
+//!
+//! Order matters: `init_transactions` first, which fences a predecessor and ends what it had open;
+//! only then is the checkpoint read, read_committed, to the end (EXACTLY_ONCE.md, "Who runs").
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::deliveries::Deliveries;
+use super::topics::Topics;
+use super::{classify, producer_config, reader_config};
+use crate::config::KafkaHub;
+use crate::error::{Error, Result};
+use crate::sink::checkpoint::{Checkpoint, Stored, TableState};
+
+/// The broker ends a transaction that is open for longer, in milliseconds.
+const TRANSACTION_TIME_MAX_MS: &str = "60000";
+/// How long one step of a transaction may take before the pipeline starts again.
+const STEP_TIME_MAX: Duration = Duration::from_secs(70);
+/// How long the first contact may take.
+const INIT_TIME_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at messages on their way: well below what one round trip takes.
+const LOOK_TIME: Duration = Duration::from_micros(200);
+
+/// See the module. All calls block.
+pub struct Session {
+    pub(super) producer: BaseProducer<Deliveries>,
+    /// `<source.name>.<slot name>`.
+    name: String,
+    checkpoint_topic: String,
+    /// What the pipeline's record says, with every batch that was accepted.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Fences predecessors and reads what they stored.
+    ///
+    /// # Errors
+    /// Transient when the brokers cannot be reached, definite when they refuse.
+    pub fn open(hub: &KafkaHub, topics: &Arc<Topics>, name: &str) -> Result<(Session, Stored)> {
+        let checkpoint_topic = checkpoint_topic(name);
+        topics.ensure_checkpoint(&checkpoint_topic)?;
+        let mut config = producer_config(hub);
+        config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
+        let producer = connect(&config)?;
+        producer
+            .init_transactions(INIT_TIME_MAX)
+            .map_err(|error| classify(&format!("the transactional id {name} cannot be taken"), error))?;
+        let stored = read(hub, &checkpoint_topic, name)?;
+        let session = Session { producer, name: name.to_owned(), checkpoint_topic, checkpoint: stored.checkpoint.clone() };
+        Ok((session, stored))
+    }
+
+    /// Stores the pipeline's record, in a transaction of its own.
+    ///
+    /// # Errors
+    /// Fenced when another process has taken over.
+    pub fn store(&mut self, checkpoint: &Checkpoint, tables: &[TableState]) -> Result<()> {
+        self.begin()?;
+        self.checkpoint = Some(checkpoint.clone());
+        self.add_checkpoint(tables)?;
+        self.commit()
+    }
+
+    pub(super) fn begin(&self) -> Result<()> {
+        self.producer.begin_transaction().map_err(|error| classify("a Kafka transaction cannot begin", error))
+    }
+
+    /// Adds the pipeline's record, and those of `tables`, to the open transaction.
+    pub(super) fn add_checkpoint(&self, tables: &[TableState]) -> Result<()> {
+        for table in tables {
+            let key = format!("{}/table/{}", self.name, table.oid);
+            self.add_record(&key, &serde_json::to_vec(table).expect("plain data"))?;
+        }
+        let checkpoint = self.checkpoint.as_ref().expect("a pipeline has a checkpoint before it delivers");
+        self.add_record(&self.name, &serde_json::to_vec(checkpoint).expect("plain data"))
+    }
+
+    fn add_record(&self, key: &str, value: &[u8]) -> Result<()> {
+        // No batch has the sequence number usize::MAX: this record is not counted.
+        let record = BaseRecord::with_opaque_to(&self.checkpoint_topic, usize::MAX).partition(0).key(key).payload(value);
+        match self.producer.send(record) {
+            Ok(()) => {
+                self.producer.context().sent(key.len() + value.len());
+                Ok(())
+            }
+            Err((error, _)) => Err(classify(&format!("topic {}", self.checkpoint_topic), error)),
+        }
+    }
+
+    /// Commits the open transaction: on return, everything in it is durable.
+    pub(super) fn commit(&self) -> Result<()> {
+        self.wait_for_deliveries()?;
+        crate::failpoint::hit("kafka.before-commit");
+        let deadline = Instant::now() + STEP_TIME_MAX;
+        loop {
+            match self.producer.commit_transaction(STEP_TIME_MAX) {
+                Ok(()) => break,
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
+                Err(error) => return Err(classify("a Kafka transaction cannot be committed", error)),
+            }
+        }
+        crate::failpoint::hit("kafka.after-commit");
+        Ok(())
+    }
+
+    /// Waits until every message is acknowledged. librdkafka's own flush, as the crate wraps it,
+    /// waits in steps of 100 ms.
+    fn wait_for_deliveries(&self) -> Result<()> {
+        let deadline = Instant::now() + STEP_TIME_MAX;
+        while self.producer.in_flight_count() > 0 {
+            self.producer.poll(Duration::ZERO);
+            if let Some(failure) = self.producer.context().take_failure() {
+                return Err(failure);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::transient("Kafka acknowledged nothing for too long"));
+            }
+            if self.producer.in_flight_count() > 0 {
+                std::thread::sleep(LOOK_TIME);
+            }
+        }
+        self.producer.context().take_failure().map_or(Ok(()), Err)
+    }
+}
+
+/// The checkpoint topic of the pipeline `name`, in the form that Kafka allows.
+pub fn checkpoint_topic(name: &str) -> String {
+    crate::route::template::legal_name(&format!("{name}.checkpoint"))
+}
+
+/// What is stored, without fencing anybody: for `status`.
+///
+/// # Errors
+/// When the brokers cannot be reached.
+pub fn peek(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<Stored> {
+    let topic = checkpoint_topic(name);
+    if !topics.existing()?.contains_key(&topic) {
+        return Ok(Stored::default());
+    }
+    read(hub, &topic, name)
+}
+
+/// Removes the checkpoint: its whole topic.
+///
+/// # Errors
+/// When the brokers cannot be reached, or refuse.
+pub fn forget(topics: &Topics, name: &str) -> Result<()> {
+    topics.remove(&checkpoint_topic(name))
+}
+
+pub(super) fn connect(config: &ClientConfig) -> Result<BaseProducer<Deliveries>> {
+    config.create_with_context(Deliveries::default()).map_err(|error| classify("the Kafka client cannot be made", error))
+}
+
+/// Reads the checkpoint topic to its end.
+fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
+    let doing = format!("reading topic {topic}");
+    let mut config = reader_config(hub);
+    config
+        .set("group.id", "walgate")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = config.create().map_err(|error| classify(&doing, error))?;
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, 0, Offset::Beginning).map_err(|error| classify(&doing, error))?;
+    consumer.assign(&assignment).map_err(|error| classify(&doing, error))?;
+    let mut stored = Stored::default();
+    let table_prefix = format!("{name}/table/");
+    let mut deadline = Instant::now() + INIT_TIME_MAX;
+    loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                deadline = Instant::now() + INIT_TIME_MAX;
+                let (Some(key), Some(value)) = (message.key(), message.payload()) else { continue };
+                let unreadable = |error: serde_json::Error| {
+                    Error::definite(format!("topic {topic}, offset {}: this is no checkpoint", message.offset()))
+                        .with_source(error)
+                        .with_hint("nothing but walgate may write to this topic; begin anew with `walgate drop`")
+                };
+                if key == name.as_bytes() {
+                    stored.checkpoint = Some(serde_json::from_slice(value).map_err(unreadable)?);
+                } else if key.starts_with(table_prefix.as_bytes()) {
+                    let table: TableState = serde_json::from_slice(value).map_err(unreadable)?;
+                    stored.tables.insert(table.oid, table);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(stored),
+            Some(Err(error)) if is_passing(&error) => {}
+            Some(Err(error)) => return Err(classify(&doing, error)),
+            None if Instant::now() > deadline => return Err(Error::transient(format!("{doing}: no answer"))),
+            None => {}
+        }
+    }
+}
+
+/// What librdkafka reports and mends by itself.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut)
+    )
+}
