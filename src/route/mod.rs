@@ -1,1 +1,3 @@
 //! Stage `route`.
+
+pub mod value;
