@@ -1,0 +1,180 @@
+//! What the source's catalog says about tables and types, now.
+//!
+//! The stream describes relations itself; the catalog adds what it does not say (the primary key
+//! under REPLICA IDENTITY FULL, types, leaves of partitioned tables), and is all there is for the
+//! copy. Manual: "System Catalogs", pg_class, pg_attribute, pg_index, pg_type.
+
+use tokio_postgres::types::Oid;
+
+use super::client::{Client, classify};
+use super::pgoutput::{Relation, RelationColumn, ReplicaIdentity};
+use crate::error::Result;
+use crate::route::value::{TypeCatalog, TypeRow};
+
+/// Ordinary and partitioned tables that are no partitions themselves, outside of the system's and
+/// Walgate's own schemas. $1: only these OIDs, or NULL for all.
+const TABLES: &str = "\
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident::text, c.relpersistence = 'p', \
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
+             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum), \
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
+             WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid ORDER BY a.attnum), \
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
+       ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
+       ARRAY(SELECT a.atttypmod FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
+       c.relispartition \
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walgate') AND n.nspname !~ '^pg_(toast|temp)' \
+  AND CASE WHEN $1::oid[] IS NULL THEN NOT c.relispartition ELSE c.oid = ANY ($1) END \
+ORDER BY n.nspname, c.relname";
+
+/// A table of the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTable {
+    /// Its OID.
+    pub oid: Oid,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Whether its rows are in partitions.
+    pub is_partitioned: bool,
+    /// Whether it is a partition of another table.
+    pub is_partition: bool,
+    /// Its replica identity.
+    pub identity: ReplicaIdentity,
+    /// Whether its changes are in the WAL (not UNLOGGED).
+    pub is_logged: bool,
+    /// Columns of its primary key, in the order of the table's columns.
+    pub primary_key: Vec<String>,
+    /// Columns of its identity index, in the order of the table's columns.
+    pub identity_key: Vec<String>,
+    /// Its columns as the stream sends them: without dropped and generated ones.
+    pub columns: Vec<SourceColumn>,
+}
+
+/// A column of a table of the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: String,
+    /// OID of its type.
+    pub type_oid: Oid,
+    /// Its type modifier, -1 for none.
+    pub type_modifier: i32,
+}
+
+impl SourceTable {
+    /// The columns by which old rows are identified in the WAL; `None`: the whole row is.
+    pub fn identity_columns(&self) -> Option<&[String]> {
+        match self.identity {
+            ReplicaIdentity::Full => None,
+            ReplicaIdentity::Default => Some(&self.primary_key),
+            ReplicaIdentity::Index => Some(&self.identity_key),
+            ReplicaIdentity::Nothing => Some(&[]),
+        }
+    }
+
+    /// Whether UPDATE and DELETE can be published; if not, publishing them makes them fail on the
+    /// source.
+    pub fn has_usable_identity(&self) -> bool {
+        self.identity_columns().is_none_or(|columns| !columns.is_empty())
+    }
+
+    /// The relation as the stream describes it.
+    pub fn relation(&self) -> Relation {
+        let is_key = |name: &String| self.identity_columns().is_none_or(|columns| columns.contains(name));
+        Relation {
+            oid: self.oid,
+            namespace: self.schema.clone(),
+            name: self.name.clone(),
+            replica_identity: self.identity,
+            columns: self
+                .columns
+                .iter()
+                .map(|column| RelationColumn {
+                    key: is_key(&column.name),
+                    name: column.name.clone(),
+                    type_oid: column.type_oid,
+                    type_modifier: column.type_modifier,
+                })
+                .collect(),
+        }
+    }
+
+    /// `schema.table`, for people.
+    pub fn display_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// `"schema"."table"`, for SQL.
+    pub fn sql_name(&self) -> String {
+        super::sql::quote_qualified(&self.schema, &self.name)
+    }
+}
+
+/// All tables that a rule can name, by schema and name; or those of the given OIDs.
+///
+/// # Errors
+/// As the connection.
+pub async fn tables(client: &Client, oids: Option<&[Oid]>) -> Result<Vec<SourceTable>> {
+    let rows = client.query(TABLES, &[&oids]).await.map_err(classify)?;
+    rows.iter().map(table_of).collect::<Result<_, _>>().map_err(classify)
+}
+
+fn table_of(row: &tokio_postgres::Row) -> Result<SourceTable, tokio_postgres::Error> {
+    let identity: String = row.try_get(4)?;
+    let names: Vec<String> = row.try_get(8)?;
+    let types: Vec<Oid> = row.try_get(9)?;
+    let modifiers: Vec<i32> = row.try_get(10)?;
+    let columns = names.into_iter().zip(types).zip(modifiers);
+    Ok(SourceTable {
+        oid: row.try_get(0)?,
+        schema: row.try_get(1)?,
+        name: row.try_get(2)?,
+        is_partitioned: row.try_get(3)?,
+        is_partition: row.try_get(11)?,
+        // An identity of a later PostgreSQL is one that this version cannot use.
+        identity: identity.bytes().next().and_then(ReplicaIdentity::from_letter).unwrap_or(ReplicaIdentity::Nothing),
+        is_logged: row.try_get(5)?,
+        primary_key: row.try_get(6)?,
+        identity_key: row.try_get(7)?,
+        columns: columns
+            .map(|((name, type_oid), type_modifier)| SourceColumn { name, type_oid, type_modifier })
+            .collect(),
+    })
+}
+
+/// All types of the database.
+///
+/// # Errors
+/// As the connection.
+pub async fn types(client: &Client) -> Result<TypeCatalog> {
+    let mut catalog = TypeCatalog::builtin();
+    let rows = client.query(TypeCatalog::QUERY, &[]).await.map_err(classify)?;
+    let types: Result<Vec<TypeRow>, _> = rows.iter().map(type_of).collect();
+    catalog.extend(types.map_err(classify)?);
+    Ok(catalog)
+}
+
+fn type_of(row: &tokio_postgres::Row) -> Result<TypeRow, tokio_postgres::Error> {
+    let char_of = |at| row.try_get::<_, i8>(at).map(i8::cast_unsigned);
+    Ok(TypeRow {
+        oid: row.try_get(0)?,
+        name: row.try_get(1)?,
+        namespace: row.try_get(2)?,
+        typtype: char_of(3)?,
+        category: char_of(4)?,
+        element: row.try_get(5)?,
+        base: row.try_get(6)?,
+        delimiter: char_of(7)?,
+        length: row.try_get(8)?,
+        output: row.try_get(9)?,
+    })
+}

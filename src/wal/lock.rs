@@ -1,0 +1,109 @@
+//! Who runs: an advisory lock on the source, keyed by the slot's name, on a connection of its own.
+//!
+//! Always holds: the lock's session is used every 2 s and the server ends it after 8 s without use,
+//! so a frozen process or a vanished host loses it; a holder that has had no answer for 5 s must
+//! stop delivering ([`Lock::is_held`], [`Lock::lost`]), before the server can give the lock away.
+//! A lock cannot stop a paused process that wakes up late: each destination fences as well
+//! (EXACTLY_ONCE.md, "Who runs"). Manual: "Advisory Lock Functions".
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::client::{Client, classify, connect};
+use super::url::ConnectUrl;
+use crate::error::{Error, Result};
+
+const TRY_LOCK: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('walgate.' || $1, 0))";
+/// `idle_session_timeout` exists from PostgreSQL 14 on.
+const LIMITS: &str = "SET idle_session_timeout = '8s'; SET tcp_keepalives_idle = 5; \
+SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 2";
+const USE_TIME: Duration = Duration::from_secs(2);
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The held lock; dropping it gives it back.
+#[derive(Debug)]
+pub struct Lock {
+    state: Arc<watch::Sender<State>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    answered_at: Instant,
+    lost: Option<Arc<str>>,
+}
+
+impl Lock {
+    /// Takes the lock of `slot` if nobody holds it.
+    ///
+    /// # Errors
+    /// As the connection.
+    pub async fn try_take(url: &ConnectUrl, application_name: &str, slot: &str) -> Result<Option<Lock>> {
+        let client = connect(url, &format!("{application_name} lock")).await?;
+        client.batch_execute(LIMITS).await.map_err(classify)?;
+        let row = client.query_one(TRY_LOCK, &[&slot]).await.map_err(classify)?;
+        if !row.get::<_, bool>(0) {
+            return Ok(None);
+        }
+        let state = Arc::new(watch::Sender::new(State { answered_at: Instant::now(), lost: None }));
+        let task = tokio::spawn(keep(client, state.clone()));
+        Ok(Some(Lock { state, task }))
+    }
+
+    /// Whether it is certainly still ours.
+    pub fn is_held(&self) -> bool {
+        let state = self.state.borrow();
+        state.lost.is_none() && state.answered_at.elapsed() < ANSWER_TIME_MAX
+    }
+
+    /// Resolves when it is not certain any more; cancel-safe.
+    pub async fn lost(&self) -> Error {
+        let mut states = self.state.subscribe();
+        loop {
+            let (lost, deadline) = {
+                let state = states.borrow_and_update();
+                (state.lost.clone(), state.answered_at + ANSWER_TIME_MAX)
+            };
+            if let Some(reason) = lost {
+                return Error::transient(format!("the lock on the source was lost: {reason}"));
+            }
+            tokio::select! {
+                changed = states.changed() => {
+                    if changed.is_err() {
+                        return Error::transient("the lock on the source was lost");
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    return Error::transient("the source has not answered the lock's connection for 5 s");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn keep(client: Client, state: Arc<watch::Sender<State>>) {
+    loop {
+        tokio::time::sleep(USE_TIME).await;
+        match tokio::time::timeout(ANSWER_TIME_MAX, client.simple_query("SELECT 1")).await {
+            Ok(Ok(_)) => state.send_modify(|state| state.answered_at = Instant::now()),
+            Ok(Err(error)) => {
+                let reason = classify(error).chain();
+                state.send_modify(|state| state.lost = Some(reason.into()));
+                return;
+            }
+            Err(_) => {
+                state.send_modify(|state| state.lost = Some("no answer for 5 s".into()));
+                return;
+            }
+        }
+    }
+}
