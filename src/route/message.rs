@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::batch::{Batch, Event, Label, LabelId, Labels};
 use super::event::{self, Stamp, append, append_json_string};
 use super::plan::json_string;
-use super::template::{TopicNames, TopicTemplate};
+use super::template::{Topic, TopicNames, TopicTemplate};
 use super::value::{self, Kind, Style};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -135,11 +135,11 @@ impl MessageWriter {
             table: "outbox",
             aggregate_type: &content.aggregate_type,
         };
-        let template = match &content.topic {
-            Some(topic) => TopicTemplate::literal(topic),
-            None => self.topic.clone(),
+        let topic = match &content.topic {
+            Some(topic) => Topic::legal(topic.clone()),
+            None => self.topic.render(&names),
         };
-        let topic = template.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let topic = topic.map_err(|error| Error::definite(error.to_string()))?;
         let label = labels.intern(Label {
             topic: topic.legal,
             relation: OUTBOX_PREFIX.to_owned(),

@@ -8,7 +8,7 @@
 use sha2::{Digest, Sha256};
 
 use super::batch::{Label, LabelId, Labels};
-use super::template::{OpWord, TopicNames, TopicTemplate};
+use super::template::{EventTypeNames, OpWord, TopicNames, TopicTemplate};
 use super::value::{self, Kind, TypeCatalog};
 use crate::config::{ColumnSet, TableRule};
 use crate::error::{Error, Result};
@@ -188,8 +188,10 @@ impl TablePlan {
             aggregate_type: &aggregate_type,
         };
         let topic = context.topic.render(&names).map_err(|error| refuse(error.to_string()))?;
+        let type_names =
+            EventTypeNames { schema: &relation.namespace, table: &relation.name, aggregate_type: &aggregate_type };
         let ops = Op::ALL.map(|op| {
-            let event_type = rule.event_type.render(&names, op.word());
+            let event_type = rule.event_type.render(&type_names, op.word());
             OpPlan {
                 head_json: [
                     &br#"","type":"#[..],
@@ -295,6 +297,6 @@ fn schema_id(types: &TypeCatalog, relation: &Relation, is_published: &dyn Fn(usi
 /// A JSON string, quotes included.
 pub(super) fn json_string(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 2);
-    value::write_string(&mut out, text.as_bytes()).expect("a str is UTF-8");
+    value::write_str(&mut out, text);
     out
 }

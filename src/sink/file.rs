@@ -86,6 +86,13 @@ impl Directory {
         Stored { checkpoint: self.contents.pipeline.clone(), tables: self.contents.tables.clone() }
     }
 
+    /// Takes over states of tables, to be stored with the next checkpoint.
+    pub fn enter(&mut self, tables: &[TableState]) {
+        for table in tables {
+            self.contents.tables.insert(table.oid, table.clone());
+        }
+    }
+
     /// Replaces the pipeline's checkpoint.
     ///
     /// # Errors
@@ -322,9 +329,7 @@ impl Sink for FileSink {
             topic.waiting.push(b'\n');
         }
         self.checkpoint.advance(&batch.progress);
-        for table in &batch.tables {
-            self.directory.contents.tables.insert(table.oid, table.clone());
-        }
+        self.directory.enter(&batch.tables);
         self.waiting.push((batch.sequence, batch.progress.safe_lsn));
         self.waiting_bytes += batch.bytes.len();
         self.waiting_since.get_or_insert_with(Instant::now);

@@ -18,6 +18,7 @@ use super::topics::Topics;
 use super::{classify, producer_config, reader_config};
 use crate::config::KafkaHub;
 use crate::error::{Error, Result};
+use crate::route::template::Topic;
 use crate::sink::checkpoint::{Checkpoint, Stored, TableState};
 
 /// The broker ends a transaction that is open for longer, in milliseconds.
@@ -51,7 +52,7 @@ impl Session {
     /// # Errors
     /// Transient when the brokers cannot be reached, definite when they refuse.
     pub fn open(hub: &KafkaHub, topics: &Arc<Topics>, name: &str) -> Result<(Session, Stored)> {
-        let checkpoint_topic = checkpoint_topic(name);
+        let checkpoint_topic = checkpoint_topic(name)?;
         topics.ensure_checkpoint(&checkpoint_topic)?;
         let mut config = producer_config(hub);
         config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
@@ -138,8 +139,12 @@ impl Session {
 }
 
 /// The checkpoint topic of the pipeline `name`, in the form that Kafka allows.
-pub fn checkpoint_topic(name: &str) -> String {
-    crate::route::template::legal_name(&format!("{name}.checkpoint"))
+///
+/// # Errors
+/// Definite when the name is too long.
+pub fn checkpoint_topic(name: &str) -> Result<String> {
+    let topic = Topic::legal(format!("{name}.checkpoint"));
+    topic.map(|topic| topic.legal).map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))
 }
 
 /// What is stored, without fencing anybody: for `status`.
@@ -147,7 +152,7 @@ pub fn checkpoint_topic(name: &str) -> String {
 /// # Errors
 /// When the brokers cannot be reached.
 pub fn peek(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<Stored> {
-    let topic = checkpoint_topic(name);
+    let topic = checkpoint_topic(name)?;
     if !topics.existing()?.contains_key(&topic) {
         return Ok(Stored::default());
     }
@@ -159,7 +164,7 @@ pub fn peek(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<Stored> {
 /// # Errors
 /// When the brokers cannot be reached, or refuse.
 pub fn forget(topics: &Topics, name: &str) -> Result<()> {
-    topics.remove(&checkpoint_topic(name))
+    topics.remove(&checkpoint_topic(name)?)
 }
 
 pub(super) fn connect(config: &ClientConfig) -> Result<BaseProducer<Deliveries>> {

@@ -120,6 +120,29 @@ impl Topics {
         Ok(count)
     }
 
+    /// Those of `topics` that hold records.
+    ///
+    /// # Errors
+    /// Transient when the brokers cannot be reached.
+    pub fn not_empty(&self, topics: &[String]) -> Result<Vec<String>> {
+        let existing = self.existing()?;
+        let mut found = Vec::new();
+        for topic in topics {
+            for partition in 0..existing.get(topic).copied().unwrap_or(0) {
+                let (low, high) = self
+                    .admin
+                    .inner()
+                    .fetch_watermarks(topic, partition, REQUEST_TIME_MAX)
+                    .map_err(|error| classify(&format!("topic {topic}"), error))?;
+                if high > low {
+                    found.push(topic.clone());
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes a topic, if it is there.
     ///
     /// # Errors
