@@ -1,1 +1,236 @@
-//! Stage `snapshot`.
+//! The initial copy: tables as `read` events, and the hand-over to the stream.
+//!
+//! Comes in: tables whose copy is not done. Goes out: their rows, each table's state with them in the
+//! same destination transaction. Always holds (EXACTLY_ONCE.md, "Copying a table"):
+//!
+//! - a copy reads one exported snapshot of a temporary slot, whose consistent point is the table's
+//!   `copied_at`; the main slot is older, so nothing lies between copy and stream;
+//! - no user table is read before every commit that the snapshot counts is visible to all
+//!   ([`guards::settle`]), and none whose file was replaced since ([`guards::replaced`]);
+//! - a table is done or not: what a crash leaves unfinished is copied again as a whole, as a new
+//!   generation that begins with a truncate event for every partition of its topic.
+//!
+//! New tables of a running pipeline come here too: the stream stands still meanwhile, which is the
+//! simple and exact alternative to copying beside it (point 7 there).
+
+mod guards;
+mod rows;
+mod table;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::engine::metrics;
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lsn::Lsn;
+use crate::pipeline::Pipeline;
+use crate::pipeline::start::{MatchedTable, Started};
+use crate::pipeline::status::{CopyProgress, State};
+use crate::route::batch::Batch;
+use crate::sink::Outcome;
+use crate::wal::client::{Client, classify, connect};
+use crate::wal::connection::ReplicationConnection;
+use crate::wal::slot;
+use crate::wal::sql::{quote_ident, quote_literal};
+use crate::wal::timestamp::Timestamp;
+use table::CopyTable;
+use worker::{Chunk, Shared};
+
+/// Rounds without progress before giving up: each one means that tables were rewritten under it.
+const ROUNDS_MAX: usize = 5;
+
+/// Copies every table that is not done; returns when all are durable at the destination.
+///
+/// # Errors
+/// Any; the next attempt copies what is not done.
+pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
+    let mut rounds = 0;
+    loop {
+        let pending: Vec<MatchedTable> = started
+            .tables
+            .iter()
+            .filter(|matched| !started.states.get(&matched.table.oid).is_some_and(|state| state.done))
+            .cloned()
+            .collect();
+        if pending.is_empty() {
+            failpoint::hit("snapshot.after-all");
+            pipeline.status.update(|status| status.snapshot = None);
+            return Ok(started);
+        }
+        rounds += 1;
+        if rounds > ROUNDS_MAX {
+            let names: Vec<String> = pending.iter().map(|matched| matched.table.display_name()).collect();
+            return Err(Error::transient(format!("tables were rewritten during each of {ROUNDS_MAX} copies: {}", names.join(", "))));
+        }
+        pipeline.status.enter(State::Snapshot);
+        Round::begin(pipeline, &pending).await?.copy(pipeline, &mut started, &pending).await?;
+    }
+}
+
+/// One exported snapshot.
+struct Round {
+    /// Holds the temporary slot and the export.
+    exporter: ReplicationConnection,
+    snapshot_name: String,
+    copied_at: Lsn,
+    /// Holds the snapshot and the locks.
+    keeper: Client,
+    taken_at: Timestamp,
+}
+
+impl Round {
+    async fn begin(pipeline: &Pipeline, pending: &[MatchedTable]) -> Result<Round> {
+        let application_name = format!("{} copy", pipeline.application_name());
+        let mut exporter = ReplicationConnection::connect(&pipeline.url, &application_name).await?;
+        let slot_name = format!("{}_c{}", pipeline.slot, std::process::id());
+        let command =
+            format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(&slot_name));
+        let rows = tokio::select! {
+            rows = exporter.query(&command) => rows?,
+            () = tell_writers(pipeline) => unreachable!("telling never ends"),
+        };
+        let field = |at: usize| rows.first().and_then(|row| row.get(at).cloned().flatten());
+        let (Some(point), Some(snapshot_name)) = (field(1), field(2)) else {
+            return Err(Error::transient("the server made a slot without a snapshot"));
+        };
+        let copied_at = point.parse().map_err(|error| Error::transient("the new slot's LSN cannot be read").with_source(error))?;
+        failpoint::hit("snapshot.after-slot");
+
+        let keeper = connect(&pipeline.url, &application_name).await?;
+        keeper.batch_execute(&import(&snapshot_name)).await.map_err(classify)?;
+        let ordinary = connect(&pipeline.url, &application_name).await?;
+        guards::settle(&keeper, &ordinary).await?;
+        guards::lock(&keeper, pending).await?;
+        let row = keeper
+            .query_one("SELECT (EXTRACT(EPOCH FROM pg_catalog.now()) * 1000000)::int8", &[])
+            .await
+            .map_err(classify)?;
+        let taken_at = Timestamp::from_unix_micros(row.get(0));
+        tracing::info!(%copied_at, tables = pending.len(), "snapshot taken");
+        Ok(Round { exporter, snapshot_name, copied_at, keeper, taken_at })
+    }
+
+    async fn copy(self, pipeline: &Pipeline, started: &mut Started, pending: &[MatchedTable]) -> Result<()> {
+        let replaced = guards::replaced(&self.keeper).await?;
+        let mut tables = Vec::new();
+        for matched in pending {
+            match table::describe(pipeline, started, &self.keeper, matched, (self.copied_at, self.taken_at), &replaced).await? {
+                Some(table) => tables.push(Arc::new(table)),
+                None => tracing::warn!(table = matched.table.display_name(), "rewritten while the snapshot was taken: copied in another round"),
+            }
+        }
+        let shared = Arc::new(Shared::new(&tables, pipeline));
+        let progress = CopyProgress {
+            tables: tables.len(),
+            rows_estimated: tables.iter().map(|table| table.rows_estimated).sum(),
+            ..CopyProgress::default()
+        };
+        pipeline.status.update(|status| status.snapshot = Some(progress));
+
+        let (sender, batches) = mpsc::channel(1);
+        let mut workers = JoinSet::new();
+        for _ in 0..pipeline.config.source.snapshot_workers.min(shared.chunks().max(1)) {
+            let (url, shared, sender) = (pipeline.url.clone(), shared.clone(), sender.clone());
+            let application_name = format!("{} copy", pipeline.application_name());
+            let import = import(&self.snapshot_name);
+            workers.spawn(async move { worker::run(&url, &application_name, &import, &shared, &sender).await });
+        }
+        drop(sender);
+        let delivered = deliver(pipeline, started, &shared, batches).await;
+        while let Some(ended) = workers.join_next().await {
+            ended.unwrap_or_else(|error| Err(Error::transient("a copying task did not end well").with_source(error)))?;
+        }
+        delivered?;
+        for table in &tables {
+            started.states.insert(table.plan.oid, table.state(true));
+        }
+        // Ends the slot and the export; the locks go with the keeper.
+        self.exporter.close().await;
+        Ok(())
+    }
+}
+
+/// Hands the workers' batches to the sink until they have ended and everything is durable.
+async fn deliver(
+    pipeline: &Pipeline,
+    started: &mut Started,
+    shared: &Shared,
+    mut batches: mpsc::Receiver<Batch>,
+) -> Result<()> {
+    let clock = tokio::time::Instant::now();
+    let mut waiting: Option<Batch> = None;
+    let mut has_ended = false;
+    while !(has_ended && waiting.is_none() && started.ledger.is_empty()) {
+        tokio::select! {
+            biased;
+            outcome = started.worker.outcomes.recv() => match outcome {
+                Some(Outcome::Durable(receipt)) => {
+                    started.ledger.settle(receipt.sequence(), receipt.safe_lsn());
+                }
+                Some(Outcome::Returned(batch)) => shared.give_back(batch),
+                Some(Outcome::Failed(error)) => return Err(error),
+                None => return Err(Error::transient("the sink has ended")),
+            },
+            permit = started.worker.batches.reserve(), if waiting.is_some() => {
+                let Ok(permit) = permit else { continue };
+                let mut batch = waiting.take().expect("the branch needs one");
+                let rows = u64::try_from(batch.events.len()).expect("a length fits");
+                let done = batch.tables.iter().filter(|table| table.done).count();
+                batch.progress = started.progress();
+                let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
+                batch.sequence = started.ledger.deliver(batch.progress.safe_lsn, bytes, clock.elapsed());
+                permit.send(batch);
+                metrics::snapshot_rows(&pipeline.slot, rows);
+                pipeline.status.update(|status| {
+                    status.events += rows;
+                    if let Some(progress) = &mut status.snapshot {
+                        progress.rows += rows;
+                        progress.tables_done += done;
+                    }
+                });
+            }
+            batch = batches.recv(), if waiting.is_none() && !has_ended => {
+                has_ended = batch.is_none();
+                waiting = batch;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells for whom the creation of a slot waits, for as long as it is polled.
+async fn tell_writers(pipeline: &Pipeline) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if let Ok(client) = connect(&pipeline.url, &pipeline.application_name()).await
+            && let Ok(writers) = slot::writers(&client).await
+        {
+            tracing::warn!(?writers, "the snapshot waits for running transactions");
+        }
+    }
+}
+
+fn import(snapshot_name: &str) -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT {}",
+        quote_literal(snapshot_name)
+    )
+}
+
+impl Shared {
+    fn new(tables: &[Arc<CopyTable>], pipeline: &Pipeline) -> Self {
+        let mut chunks: Vec<Chunk> = tables.iter().flat_map(CopyTable::chunks).collect();
+        chunks.reverse();
+        for table in tables {
+            let count = chunks.iter().filter(|chunk| Arc::ptr_eq(&chunk.table, table)).count();
+            table.chunks_left.store(count, Ordering::SeqCst);
+        }
+        Shared::of(chunks, pipeline.config.source.bigint_as_string)
+    }
+}

@@ -1,0 +1,381 @@
+//! Frames in, one growing batch out: the synchronous half of the stream.
+//!
+//! No sockets, no clock, no waiting: what needs the catalog or the hub is handed to the caller as a
+//! [`Pumped`] and comes back as a call. Always holds: every counted message takes its position
+//! before anything is decided about it; what lies at or before the checkpoint is skipped, one by
+//! one; `progress` speaks of exactly what was routed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::Pipeline;
+use super::guard::FirstTransaction;
+use super::start::Started;
+use super::status::SharedStatus;
+use crate::change::{Position, Transactions};
+use crate::engine::metrics;
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lsn::Lsn;
+use crate::route::batch::{Batch, Label, LabelId, Labels, Progress};
+use crate::route::event::{EventWriter, Stamp};
+use crate::route::message::{CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, TRACEPARENT_PREFIX};
+use crate::route::plan::TablePlan;
+use crate::route::template::Topic;
+use crate::route::value::Style;
+use crate::route::{Route, Router, RowMessage};
+use crate::sink::checkpoint::Phase;
+use crate::wal::connection::ReplicationStream;
+use crate::wal::frame::Frame;
+use crate::wal::pgoutput::{Message, Relation, decode};
+use crate::wal::timestamp::Timestamp;
+
+/// A batch is full at this size, in bytes of events; one message may take it over.
+const BATCH_BYTES_MAX: usize = 2 << 20;
+/// A batch is full at this many events: what librdkafka keeps per message counts too.
+const BATCH_EVENTS_MAX: usize = 8192;
+
+/// Why pumping stopped.
+#[derive(Debug)]
+pub enum Pumped {
+    /// No whole frame is left.
+    Dry,
+    /// The batch is full.
+    Full,
+    /// A relation was described for the first time, or differently: install it.
+    Relation(Relation),
+    /// Tables were truncated: how many partitions do their topics have?
+    Truncate(Truncate),
+}
+
+/// A TRUNCATE message.
+#[derive(Debug)]
+pub struct Truncate {
+    /// Its tables, in the order of the message.
+    pub relations: Vec<u32>,
+    lsn: Lsn,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pump {
+    router: Router,
+    messages: MessageWriter,
+    labels: Arc<Labels>,
+    relations: HashMap<u32, Relation>,
+    transactions: Transactions,
+    /// Skip at or before.
+    resume: Position,
+    progress: Progress,
+    batch: Batch,
+    /// Of the batches in flight: sequence, events by label, time of the oldest change.
+    delivered: VecDeque<(u64, Vec<(LabelId, u64)>, Timestamp)>,
+    first: Option<FirstTransaction>,
+    source_name: String,
+    /// Commit time of the oldest change in the batch.
+    oldest_change: Option<Timestamp>,
+    received_lsn: Lsn,
+    source_lsn: Lsn,
+    reply_requested: bool,
+    target: Option<Target>,
+    dead_letters: u64,
+}
+
+/// What `--until-caught-up` waits for.
+#[derive(Debug)]
+enum Target {
+    Message(String),
+    /// The message was seen: its transaction's end decides.
+    Seen,
+    Confirmed(Lsn),
+}
+
+impl Pump {
+    /// For a stream that goes on from `started`'s checkpoint.
+    ///
+    /// # Errors
+    /// Definite: the name of the dead letters' topic is too long.
+    pub fn new(pipeline: &Pipeline, started: &Started, first: FirstTransaction, caught_up: Option<String>) -> Result<Pump> {
+        let style = Style { bigint_as_string: pipeline.config.source.bigint_as_string };
+        let dead_letters = Topic::legal(format!("{}.dead-letter", pipeline.name()))
+            .map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))?;
+        Ok(Pump {
+            router: Router::new(&pipeline.source_name, EventWriter::new(style)),
+            messages: MessageWriter::new(&pipeline.source_name, pipeline.config.hub.topic.clone(), dead_letters.legal),
+            labels: started.labels.clone(),
+            relations: HashMap::new(),
+            transactions: Transactions::default(),
+            resume: started.checkpoint.position(),
+            progress: Progress { phase: Phase::Streaming, ..started.progress() },
+            batch: Batch::default(),
+            delivered: VecDeque::new(),
+            first: Some(first),
+            source_name: pipeline.source_name.clone(),
+            oldest_change: None,
+            received_lsn: started.checkpoint.safe_lsn,
+            source_lsn: started.checkpoint.safe_lsn,
+            reply_requested: false,
+            target: caught_up.map(Target::Message),
+            dead_letters: 0,
+        })
+    }
+
+    /// Takes whole frames until there is none, the batch is full, or the caller is needed.
+    ///
+    /// # Errors
+    /// Definite: a malformed frame, a broken order, a value that its type cannot have.
+    pub fn pump(&mut self, connection: &mut ReplicationStream) -> Result<Pumped> {
+        loop {
+            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() >= BATCH_EVENTS_MAX {
+                return Ok(Pumped::Full);
+            }
+            let Some(bytes) = connection.next_frame()? else { return Ok(Pumped::Dry) };
+            match Frame::decode(bytes)? {
+                Frame::Keepalive { wal_end, reply_requested, .. } => {
+                    self.source_lsn = self.source_lsn.max(wal_end);
+                    self.reply_requested |= reply_requested;
+                    // Everything committed before it has been received, so it is safe once that is.
+                    if !self.transactions.is_open() {
+                        self.progress.safe_lsn = self.progress.safe_lsn.max(wal_end);
+                        self.received_lsn = self.received_lsn.max(wal_end);
+                    }
+                }
+                Frame::Data { wal_start, wal_end, sent_at, payload } => {
+                    self.source_lsn = self.source_lsn.max(wal_end);
+                    self.received_lsn = self.received_lsn.max(wal_start);
+                    let message = decode(payload)?;
+                    if let Some(pumped) = self.message(wal_start, sent_at, message)? {
+                        return Ok(pumped);
+                    }
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, lsn: Lsn, sent_at: Timestamp, message: Message<'_>) -> Result<Option<Pumped>> {
+        if let Some(first) = &self.first
+            && first.look_at(&message)?
+        {
+            self.first = None;
+        }
+        match message {
+            Message::Insert { relation, new } => self.row(lsn, relation, &RowMessage::Insert(new))?,
+            Message::Update { relation, old, new } => self.row(lsn, relation, &RowMessage::Update(old, new))?,
+            Message::Delete { relation, old } => self.row(lsn, relation, &RowMessage::Delete(old))?,
+            Message::Begin { final_lsn, commit_time, xid } => {
+                self.transactions.begin(final_lsn, commit_time, xid)?;
+                self.router.begin(self.transactions.expect_open("Begin", lsn)?);
+            }
+            Message::Commit { commit_lsn, end_lsn, .. } => self.commit(commit_lsn, end_lsn)?,
+            Message::Origin { name, .. } => {
+                let transaction = self.transactions.expect_open("Origin", lsn)?;
+                transaction.origin = Some(name.to_owned());
+                self.router.annotate(transaction);
+            }
+            Message::Type { .. } => {}
+            Message::Relation(relation) => {
+                if self.relations.get(&relation.oid) != Some(&relation) {
+                    return Ok(Some(Pumped::Relation(relation)));
+                }
+            }
+            Message::Truncate { relations, .. } => {
+                return Ok(Some(Pumped::Truncate(Truncate { relations: relations.iter().collect(), lsn })));
+            }
+            Message::Logical { transactional, lsn, prefix, content } => {
+                self.logical(transactional, lsn, sent_at, prefix, content)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn row(&mut self, lsn: Lsn, relation: u32, row: &RowMessage<'_>) -> Result<()> {
+        let transaction = self.transactions.expect_open("row", lsn)?;
+        let position = transaction.next_position();
+        if position <= self.resume {
+            return Ok(());
+        }
+        self.oldest_change.get_or_insert(transaction.commit_time);
+        self.router.row(&mut self.batch, relation, position, lsn, row)?;
+        failpoint::hit("stream.in-transaction");
+        Ok(())
+    }
+
+    /// Routes a TRUNCATE whose tables' topics have `partitions`.
+    ///
+    /// # Errors
+    /// As [`Pump::pump`].
+    pub fn truncate(&mut self, truncate: &Truncate, partitions: &[i32]) -> Result<()> {
+        for (relation, partitions) in truncate.relations.iter().zip(partitions) {
+            let transaction = self.transactions.expect_open("Truncate", truncate.lsn)?;
+            let position = transaction.next_position();
+            if position > self.resume {
+                self.oldest_change.get_or_insert(transaction.commit_time);
+                self.router.truncate(&mut self.batch, *relation, position, truncate.lsn, *partitions)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn logical(&mut self, transactional: bool, lsn: Lsn, sent_at: Timestamp, prefix: &str, content: &[u8]) -> Result<()> {
+        if !transactional {
+            let position = Position::outside_transactions(lsn);
+            if position <= self.resume || prefix != OUTBOX_PREFIX {
+                return Ok(());
+            }
+            let stamp = Stamp::of_message(&self.source_name, lsn, sent_at);
+            let place = MessagePlace { lsn, number: position.ordinal };
+            self.outbox(&stamp, place, content)?;
+            self.progress.position = self.progress.position.max(position);
+            return Ok(());
+        }
+        let transaction = self.transactions.expect_open("Message", lsn)?;
+        let position = transaction.next_position();
+        match prefix {
+            TRACEPARENT_PREFIX => {
+                transaction.traceparent = Some(String::from_utf8_lossy(content).into_owned());
+                self.router.annotate(transaction);
+            }
+            CAUGHT_UP_PREFIX => {
+                if let Some(Target::Message(nonce)) = &self.target
+                    && nonce.as_bytes() == content
+                {
+                    self.target = Some(Target::Seen);
+                }
+            }
+            OUTBOX_PREFIX if position > self.resume => {
+                self.oldest_change.get_or_insert(transaction.commit_time);
+                let place = MessagePlace { lsn, number: position.ordinal };
+                let is_dead =
+                    self.messages.write(&mut self.batch, &self.labels, self.router.stamp(), place, content)?;
+                self.dead_letters += u64::from(is_dead);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn outbox(&mut self, stamp: &Stamp, place: MessagePlace, content: &[u8]) -> Result<()> {
+        let is_dead = self.messages.write(&mut self.batch, &self.labels, stamp, place, content)?;
+        self.dead_letters += u64::from(is_dead);
+        Ok(())
+    }
+
+    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
+        let transaction = self.transactions.commit(commit_lsn)?;
+        if transaction.last_position() > self.progress.position {
+            self.progress.position = transaction.last_position();
+            self.progress.xid = transaction.xid;
+            self.progress.commit_time = transaction.commit_time;
+        }
+        self.progress.safe_lsn = self.progress.safe_lsn.max(end_lsn);
+        self.received_lsn = self.received_lsn.max(end_lsn);
+        if matches!(self.target, Some(Target::Seen)) {
+            self.target = Some(Target::Confirmed(end_lsn));
+        }
+        Ok(())
+    }
+
+    /// Tells it what to do with a relation's changes; `None`: none may come.
+    pub fn install(&mut self, relation: Relation, route: Option<Route>) {
+        if let Some(route) = route {
+            self.router.install(relation.oid, route);
+        }
+        self.relations.insert(relation.oid, relation);
+    }
+
+    /// The plan of a table whose changes become events.
+    pub fn plan(&self, oid: u32) -> Option<&TablePlan> {
+        self.router.plan(oid)
+    }
+
+    /// Takes the batch out, leaving `empty` in its place.
+    pub fn cut(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
+        if let Ok(open) = self.transactions.expect_open("cut", self.received_lsn)
+            && open.last_position() > self.progress.position
+        {
+            self.progress.position = open.last_position();
+            self.progress.xid = open.xid;
+            self.progress.commit_time = open.commit_time;
+        }
+        let mut batch = std::mem::replace(&mut self.batch, empty);
+        batch.progress = self.progress;
+        batch.more_is_coming = more_is_coming;
+        let mut counts: Vec<(LabelId, u64)> = Vec::new();
+        for event in &batch.events {
+            match counts.iter_mut().rev().find(|(label, _)| *label == event.label) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((event.label, 1)),
+            }
+        }
+        let oldest = self.oldest_change.take().unwrap_or(self.progress.commit_time);
+        self.delivered.push_back((0, counts, oldest));
+        metrics::dead_letters(std::mem::take(&mut self.dead_letters));
+        batch
+    }
+
+    /// The oldest batch in flight is durable: counts its events.
+    pub fn count_published(&mut self, _sequence: u64, labels: &Labels, status: &SharedStatus) {
+        let Some((_, counts, _)) = self.delivered.pop_front() else { return };
+        let mut known: Vec<Arc<Label>> = Vec::new();
+        labels.refresh(&mut known);
+        let total: u64 = counts.iter().map(|(_, count)| count).sum();
+        for (label, count) in counts {
+            if let Some(label) = known.get(label.index()) {
+                metrics::events(&status.read().pipeline, &label.relation, count);
+            }
+        }
+        status.update(|status| status.events += total);
+    }
+
+    /// Age of the oldest change that was received and is not durable.
+    pub fn lag(&self, nothing_in_flight: bool) -> Duration {
+        let oldest = match self.delivered.front() {
+            Some((_, _, oldest)) if !nothing_in_flight => Some(*oldest),
+            _ => self.oldest_change,
+        };
+        let Some(oldest) = oldest else { return Duration::ZERO };
+        let at = u64::try_from(oldest.unix_micros()).map(Duration::from_micros).unwrap_or_default();
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + at).unwrap_or_default()
+    }
+
+    /// Whether the batch has something to deliver.
+    pub fn has_events(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// Size of the batch.
+    pub fn batch_bytes(&self) -> usize {
+        self.batch.bytes.len()
+    }
+
+    /// What the batch would make safe.
+    pub fn safe_lsn(&self) -> Lsn {
+        self.progress.safe_lsn
+    }
+
+    /// How far the stream was received.
+    pub fn received_lsn(&self) -> Lsn {
+        self.received_lsn
+    }
+
+    /// The end of WAL that the server last spoke of.
+    pub fn source_lsn(&self) -> Lsn {
+        self.source_lsn
+    }
+
+    /// Whether the server asked for a reply since the last call.
+    pub fn take_reply_request(&mut self) -> bool {
+        std::mem::take(&mut self.reply_requested)
+    }
+
+    /// Whether what `--until-caught-up` waits for has been received whole.
+    pub fn is_target_reached(&self) -> bool {
+        matches!(self.target, Some(Target::Confirmed(_)))
+    }
+
+    /// Whether it is durable, too.
+    pub fn is_caught_up(&self, confirmed: Lsn) -> bool {
+        matches!(self.target, Some(Target::Confirmed(target)) if confirmed >= target)
+    }
+}

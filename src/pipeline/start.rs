@@ -1,0 +1,384 @@
+//! From the lock to a pipeline that may deliver: fence, read, compare, make what is missing.
+//!
+//! The order is the argument (EXACTLY_ONCE.md): the lock before the hub, so that nobody is fenced
+//! who has a right to run; the hub's fence before its checkpoint is read; the checkpoint "snapshot
+//! pending" before the slot is made; the publications before the slot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::guard::{self, Start};
+use super::status::State;
+use super::{Pipeline, Wish, drain_wished};
+use crate::ack::Ledger;
+use crate::config::{Mode, SnapshotMode, TableRule, choose};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lsn::Lsn;
+use crate::route::batch::{Labels, Progress};
+use crate::route::plan::{PlanContext, TablePlan};
+use crate::route::value::TypeCatalog;
+use crate::sink::Worker;
+use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
+use crate::sink::hub::{HubTopics, OpenHub};
+use crate::wal::catalog::{self, SourceTable};
+use crate::wal::client::{Client, classify, connect};
+use crate::wal::connection::ReplicationConnection;
+use crate::wal::lock::Lock;
+use crate::wal::publication::PublishedTable;
+use crate::wal::slot;
+
+/// Between two attempts of a standby to take the lock.
+const STANDBY_TIME: Duration = Duration::from_secs(1);
+/// Options that decide which messages are sent, and so about ordinals: the same for both readers,
+/// from the first version on (EXACTLY_ONCE.md, "Positions").
+pub const STREAM_OPTIONS: &[(&str, &str)] = &[("proto_version", "1"), ("messages", "true")];
+
+/// A table that the rules take, and the rule.
+#[derive(Clone, Debug)]
+pub struct MatchedTable {
+    /// The table.
+    pub table: SourceTable,
+    /// Its rule.
+    pub rule: TableRule,
+    /// What an existing publication lets through.
+    pub published: Option<PublishedTable>,
+}
+
+/// A pipeline that may deliver.
+pub struct Started {
+    /// An ordinary connection to the source.
+    pub client: Client,
+    /// The sink's thread.
+    pub worker: Worker,
+    /// The hub's topics.
+    pub topics: Arc<HubTopics>,
+    /// Labels shared with the sink.
+    pub labels: Arc<Labels>,
+    /// Where the destination stands.
+    pub checkpoint: Checkpoint,
+    /// What was handed to the sink and is not durable.
+    pub ledger: Ledger,
+    /// The source's types.
+    pub types: TypeCatalog,
+    /// The tables that the rules take and the publications send.
+    pub tables: Vec<MatchedTable>,
+    /// States of all tables whose copy has begun.
+    pub states: BTreeMap<u32, TableState>,
+    /// Tables whose topic already holds rows of an earlier attempt or pipeline.
+    pub copied_before: BTreeSet<u32>,
+}
+
+impl Started {
+    /// What plans are made from.
+    pub fn plan_context<'a>(&'a self, pipeline: &'a Pipeline) -> PlanContext<'a> {
+        PlanContext {
+            source_name: &pipeline.source_name,
+            types: &self.types,
+            labels: &self.labels,
+            topic: &pipeline.config.hub.topic,
+        }
+    }
+
+    /// What the destination holds.
+    pub fn progress(&self) -> Progress {
+        self.checkpoint.progress()
+    }
+}
+
+/// Takes the lock, waiting as a standby while another process holds it; `None`: asked to end.
+///
+/// # Errors
+/// As the connection.
+pub async fn take_lock(pipeline: &Pipeline, wish: &watch::Receiver<Wish>) -> Result<Option<Lock>> {
+    let mut wish = wish.clone();
+    loop {
+        if let Some(lock) = Lock::try_take(&pipeline.url, &pipeline.application_name(), &pipeline.slot).await? {
+            return Ok(Some(lock));
+        }
+        pipeline.status.enter(State::Standby);
+        tokio::select! {
+            () = drain_wished(&mut wish) => return Ok(None),
+            () = tokio::time::sleep(STANDBY_TIME) => {}
+        }
+    }
+}
+
+/// See the module.
+///
+/// # Errors
+/// Definite with a remedy whenever source and destination do not belong together.
+pub async fn start(pipeline: &Pipeline) -> Result<Started> {
+    let mut client = connect(&pipeline.url, &pipeline.application_name()).await?;
+    let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
+    let (mut hub, stored) = blocking(move || OpenHub::open(&hub, &name)).await?;
+
+    let (identity, wal_flush_lsn, history) = identify(pipeline, &client, stored.checkpoint.as_ref()).await?;
+    let slot_state = slot::state(&client, &pipeline.slot).await?;
+    let decision = guard::decide(stored.checkpoint, slot_state.as_ref(), &identity, wal_flush_lsn)?;
+    if let (Start::Resume(checkpoint), Some(history)) = (&decision, history) {
+        guard::timeline_switch(checkpoint, identity.timeline, &history)?;
+    }
+
+    let types = catalog::types(&client).await?;
+    let mut states = stored.tables;
+    let is_fresh = decision == Start::Fresh;
+    let checkpoint = match decision {
+        Start::Resume(checkpoint) => {
+            publications_exist(pipeline, &client).await?;
+            let lost = lost_tables(pipeline, &client, &states).await?;
+            if !lost.is_empty() {
+                hub = store(hub, checkpoint.clone(), lost.clone()).await?;
+                states.extend(lost.into_iter().map(|state| (state.oid, state)));
+            }
+            synchronize(pipeline, &mut client).await?;
+            Checkpoint { identity, ..checkpoint }
+        }
+        Start::Fresh | Start::Again => {
+            let pending = Checkpoint::pending(identity);
+            hub = store(hub, pending.clone(), vec![]).await?;
+            failpoint::hit("start.after-pending");
+            slot::remove(&client, &pipeline.slot).await?;
+            synchronize(pipeline, &mut client).await?;
+            let consistent_point = create_slot(pipeline, &client).await?;
+            failpoint::hit("start.after-slot");
+            let made = Checkpoint { phase: Phase::Snapshot, safe_lsn: consistent_point, ..pending };
+            hub = store(hub, made.clone(), vec![]).await?;
+            made
+        }
+    };
+    let tables = matched_tables(pipeline, &client).await?;
+    let labels = Arc::new(Labels::default());
+    let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
+    let names: Vec<String> = topics_of.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+
+    let mut copied_before: BTreeSet<u32> = states.values().filter(|state| !state.done).map(|state| state.oid).collect();
+    if pipeline.config.source.snapshot == SnapshotMode::Never {
+        let new: Vec<TableState> = tables
+            .iter()
+            .filter(|matched| !states.contains_key(&matched.table.oid))
+            .map(|matched| state_of(&matched.table, Lsn::ZERO, true, 0))
+            .collect();
+        hub = store(hub, checkpoint.clone(), new.clone()).await?;
+        states.extend(new.into_iter().map(|state| (state.oid, state)));
+    } else if is_fresh {
+        let (opened, found) = blocking(move || hub.has_events(&names).map(|found| (hub, found))).await?;
+        hub = opened;
+        copied_before.extend(topics_of.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
+    }
+
+    let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
+    let labels_of_sink = labels.clone();
+    let topic_names: Vec<String> = topics_of.into_iter().map(|(_, topic)| topic).collect();
+    let (worker, topics) = blocking(move || {
+        let (worker, topics) = hub.start(&sink_name, started_from, &labels_of_sink)?;
+        topics.ensure(&topic_names)?;
+        Ok((worker, topics))
+    })
+    .await?;
+    let ledger = Ledger::new(checkpoint.safe_lsn);
+    pipeline.status.update(|status| status.confirmed_lsn = checkpoint.safe_lsn);
+    Ok(Started { client, worker, topics, labels, checkpoint, ledger, types, tables, states, copied_before })
+}
+
+/// The state of a table's copy.
+pub fn state_of(table: &SourceTable, copied_at: Lsn, done: bool, rows: u64) -> TableState {
+    TableState { oid: table.oid, schema: table.schema.clone(), table: table.name.clone(), copied_at, done, rows }
+}
+
+/// Runs what blocks on a thread that may.
+///
+/// # Errors
+/// As `work`.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::definite("a blocking step did not end well").with_source(error)))
+}
+
+async fn store(mut hub: OpenHub, checkpoint: Checkpoint, tables: Vec<TableState>) -> Result<OpenHub> {
+    blocking(move || hub.store(&checkpoint, &tables).map(|()| hub)).await
+}
+
+/// Who the source is: by IDENTIFY_SYSTEM, which needs no right beyond REPLICATION.
+async fn identify(
+    pipeline: &Pipeline,
+    client: &Client,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(Identity, Lsn, Option<String>)> {
+    let mut replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
+    let unreadable = || Error::transient("the source's answer to IDENTIFY_SYSTEM cannot be read");
+    let rows = replication.query("IDENTIFY_SYSTEM").await?;
+    let row = rows.first().ok_or_else(unreadable)?;
+    let field = |at: usize| row.get(at).cloned().flatten().ok_or_else(unreadable);
+    let timeline: u32 = field(1)?.parse().map_err(|_| unreadable())?;
+    let wal_flush_lsn: Lsn = field(2)?.parse().map_err(|_| unreadable())?;
+    let database = client
+        .query_one("SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()", &[])
+        .await
+        .map_err(classify)?;
+    let identity = Identity {
+        system_identifier: field(0)?,
+        timeline,
+        database_oid: database.get(0),
+        slot: pipeline.slot.clone(),
+        options: options_fingerprint(&pipeline.publications.option()),
+    };
+    let history = match checkpoint {
+        Some(checkpoint) if checkpoint.identity.timeline != timeline => {
+            let rows = replication.query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+            Some(rows.first().and_then(|row| row.get(1).cloned().flatten()).ok_or_else(unreadable)?)
+        }
+        _ => None,
+    };
+    replication.close().await;
+    Ok((identity, wal_flush_lsn, history))
+}
+
+/// A fingerprint of everything that decides which messages are sent.
+fn options_fingerprint(publication_names: &str) -> String {
+    let mut hash = Sha256::new();
+    for (name, value) in STREAM_OPTIONS.iter().chain(&[("publication_names", publication_names)]) {
+        hash.update(format!("{name}={value}\n"));
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn publications_exist(pipeline: &Pipeline, client: &Client) -> Result<()> {
+    let existing = pipeline.publications.existing(client).await?;
+    match pipeline.publications.names().iter().find(|name| !existing.contains(name)) {
+        None => Ok(()),
+        Some(missing) => Err(Error::definite(format!("publication {missing} does not exist any more: changes may be missing"))
+            .with_hint("remove the pipeline with `walgate drop`, then start anew with a copy")),
+    }
+}
+
+/// Tables that were copied and have left the rules or the publication since: what changed meanwhile
+/// is not in the stream, so should they come back, they are copied again.
+async fn lost_tables(pipeline: &Pipeline, client: &Client, states: &BTreeMap<u32, TableState>) -> Result<Vec<TableState>> {
+    let members = pipeline.publications.members(client).await?;
+    let tables = catalog::tables(client, None).await?;
+    let is_taken = |oid: u32| {
+        tables.iter().any(|table| table.oid == oid && rule_of(pipeline, table).is_some())
+    };
+    let lost: Vec<TableState> = states
+        .values()
+        .filter(|state| state.done && !(members.contains(&state.oid) && is_taken(state.oid)))
+        .map(|state| TableState { done: false, ..state.clone() })
+        .collect();
+    for state in &lost {
+        tracing::warn!(table = format!("{}.{}", state.schema, state.table), "left the rules or the publication; it is copied again should it come back");
+    }
+    Ok(lost)
+}
+
+/// The rule that makes events of a table, if one does.
+pub fn rule_of<'p>(pipeline: &'p Pipeline, table: &SourceTable) -> Option<&'p TableRule> {
+    choose(&pipeline.config.tables, &table.schema, &table.name).filter(|rule| rule.mode == Mode::Event)
+}
+
+/// Makes managed publications hold what the rules take.
+async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
+    let tables = catalog::tables(client, None).await?;
+    let taken: Vec<&SourceTable> =
+        tables.iter().filter(|table| table.is_logged && rule_of(pipeline, table).is_some()).collect();
+    for table in taken.iter().filter(|table| !table.has_usable_identity()) {
+        tracing::warn!(table = table.display_name(), "has no usable replica identity: its updates and deletes are not seen");
+    }
+    pipeline.publications.synchronize(client, &taken).await
+}
+
+/// The tables that the rules take and the publications send.
+///
+/// # Errors
+/// Definite: an exact rule names a table that is not there or not published, or a partitioned table
+/// is published leaf by leaf.
+pub async fn matched_tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<MatchedTable>> {
+    let tables = catalog::tables(client, None).await?;
+    let members = pipeline.publications.members(client).await?;
+    let published = if pipeline.publications.is_managed() {
+        None
+    } else {
+        Some(pipeline.publications.published(client).await?)
+    };
+    let mut matched = Vec::new();
+    for table in tables {
+        let Some(rule) = rule_of(pipeline, &table) else { continue };
+        if !members.contains(&table.oid) {
+            continue;
+        }
+        let published = published.as_ref().and_then(|tables| tables.iter().find(|one| one.oid == table.oid)).cloned();
+        matched.push(MatchedTable { rule: rule.clone(), table, published });
+    }
+    for rule in pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact()) {
+        if !matched.iter().any(|matched| matched.rule.name == rule.name) {
+            return Err(Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
+                "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
+            ));
+        }
+    }
+    Ok(matched)
+}
+
+/// Each table's topic; refuses two names that Kafka would take for one.
+fn topics_of(
+    pipeline: &Pipeline,
+    types: &TypeCatalog,
+    labels: &Labels,
+    tables: &[MatchedTable],
+) -> Result<Vec<(u32, String)>> {
+    use crate::route::template::TopicNames;
+    let context = PlanContext { source_name: &pipeline.source_name, types, labels, topic: &pipeline.config.hub.topic };
+    let mut taken: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let mut topics = Vec::new();
+    for matched in tables {
+        let table = &matched.table;
+        // Compiled for its errors: a rule that does not fit its table is found before anything starts.
+        let plan = TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO)?;
+        debug_assert_eq!(plan.oid, table.oid);
+        let names = TopicNames {
+            source: &pipeline.source_name,
+            schema: &table.schema,
+            table: &table.name,
+            aggregate_type: matched.rule.aggregate_type.as_deref().unwrap_or(&table.name),
+        };
+        let topic = pipeline.config.hub.topic.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let known = taken.entry(topic.collision_key()).or_insert_with(|| (topic.raw.clone(), table.display_name()));
+        if known.0 != topic.raw {
+            return Err(Error::definite(format!(
+                "tables {} and {} would share the topic {}, which Kafka's naming rules make of both",
+                known.1,
+                table.display_name(),
+                topic.legal
+            ))
+            .with_hint("choose another hub.topic, or an aggregate_type that tells them apart with topic = \"{source}.{aggregate_type}\""));
+        }
+        topics.push((table.oid, topic.legal));
+    }
+    Ok(topics)
+}
+
+/// Makes the slot; says for whom it waits.
+async fn create_slot(pipeline: &Pipeline, client: &Client) -> Result<Lsn> {
+    let url = pipeline.url.clone();
+    let application_name = pipeline.application_name();
+    let watching = async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            if let Ok(watcher) = connect(&url, &application_name).await
+                && let Ok(writers) = slot::writers(&watcher).await
+            {
+                tracing::warn!(?writers, "making the slot waits for running transactions");
+            }
+        }
+    };
+    tokio::select! {
+        created = slot::create(client, &pipeline.slot) => created,
+        () = watching => unreachable!("watching never ends"),
+    }
+}
+

@@ -1,0 +1,463 @@
+//! The stream: the one `select!` loop that joins reader, router, sink and ledger.
+//!
+//! Always holds:
+//! - frames are taken in order, and a batch is cut only between two counted messages;
+//! - the sink gets a batch as soon as it can take one (latency first); while it is busy, what
+//!   arrives gathers in the next batch; a full batch stops the reader (back-pressure);
+//! - nothing but a receipt moves what is confirmed, and the loop never waits for the sink alone, so
+//!   that a status goes out at least every 10 s however long the sink takes (FIELD_NOTES 2).
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::guard::{self, FirstTransaction};
+use super::pump::{Pump, Pumped};
+use super::start::{STREAM_OPTIONS, Started, blocking, matched_tables, rule_of};
+use super::status::State;
+use super::{Ended, Pipeline, Wish, drain_wished};
+use crate::engine::metrics;
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lsn::Lsn;
+use crate::route::Route;
+use crate::route::batch::Batch;
+use crate::route::message::CAUGHT_UP_PREFIX;
+use crate::route::plan::{Op, TablePlan};
+use crate::sink::Outcome;
+use crate::wal::catalog;
+use crate::wal::client::{Client, classify, connect};
+use crate::wal::connection::{ReplicationConnection, ReplicationStream};
+use crate::wal::frame::StandbyStatus;
+use crate::wal::lock::Lock;
+use crate::wal::pgoutput::Relation;
+use crate::wal::slot;
+use crate::wal::timestamp::Timestamp;
+
+/// A status goes out at least this often (`wal_sender_timeout` is 60 s by default).
+const STATUS_TIME_MAX: Duration = Duration::from_secs(10);
+/// A status that confirms more goes out at most this often under load: each one makes the server
+/// write its slot to disk.
+const STATUS_TIME_MIN: Duration = Duration::from_secs(1);
+/// An idle slot is moved at most this often, unless the server asks.
+const IDLE_CHECKPOINT_TIME: Duration = Duration::from_secs(10);
+/// Without a byte from the server for so long, it is asked for one ...
+const SILENCE_TIME_MAX: Duration = Duration::from_secs(20);
+/// ... and after so long the connection is given up.
+const RECEIVE_TIME_MAX: Duration = Duration::from_secs(45);
+const TICK: Duration = Duration::from_millis(200);
+/// The publication's tables are compared with the rules this often.
+const TABLES_TIME: Duration = Duration::from_secs(10);
+/// A read of at least this much means that more is waiting, in bytes.
+const BACKLOG_BYTES: usize = 32 << 10;
+/// While more is waiting a batch is cut from this size on, in bytes.
+const BACKLOG_BATCH_BYTES: usize = 256 << 10;
+/// The pause between two reads of a backlog: a reader that drains the socket at every wake-up makes
+/// the walsender send row by row (DESIGN section 8, point 2).
+const PACE: Duration = Duration::from_micros(500);
+/// After this long without bytes, what was thought to be a backlog is none.
+const BACKLOG_OVER_TIME: Duration = Duration::from_millis(1);
+
+/// Streams until asked to end, caught up, or failed.
+///
+/// # Errors
+/// Any; see [`Pipeline::run`].
+pub async fn run(pipeline: &Pipeline, started: Started, lock: &Lock, wish: &mut watch::Receiver<Wish>) -> Result<Ended> {
+    let mut stream = Stream::open(pipeline, started).await?;
+    pipeline.status.enter(State::Streaming);
+    let ended = tokio::select! {
+        biased;
+        error = lock.lost() => Err(error),
+        ended = stream.follow(wish, lock) => ended,
+    };
+    let outcome = match ended {
+        Ok(ended) => stream.drain(lock).await.map(|()| ended),
+        Err(error) => Err(error),
+    };
+    stream.connection.close().await;
+    outcome
+}
+
+struct Stream<'p> {
+    pipeline: &'p Pipeline,
+    started: Started,
+    connection: ReplicationStream,
+    pump: Pump,
+    free: Vec<Batch>,
+    clock: Instant,
+    status_at: Instant,
+    status_lsn: Lsn,
+    received_at: Instant,
+    asked_at: Option<Instant>,
+    checkpoint_at: Instant,
+    /// The server waits for what is in flight: confirm without delay.
+    is_server_waiting: bool,
+    tables_at: Instant,
+}
+
+impl<'p> Stream<'p> {
+    async fn open(pipeline: &'p Pipeline, started: Started) -> Result<Stream<'p>> {
+        let slot_name = &pipeline.slot;
+        let confirmed = confirmed_lsn(&started.client, slot_name).await?;
+        let replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
+        let publication_names = pipeline.publications.option();
+        let mut options = STREAM_OPTIONS.to_vec();
+        options.push(("publication_names", &publication_names));
+        // From 0/0, so from what is confirmed: the transaction of the checkpoint is sent again where
+        // it can be, and so a source with another history shows itself.
+        let connection = replication.start_replication(slot_name, Lsn::ZERO, &options).await.map_err(|error| {
+            error.context(format_args!("slot {slot_name}"))
+        })?;
+        let confirmed_now = confirmed_lsn(&started.client, slot_name).await?;
+        guard::not_moved_by_others(slot_name, confirmed_now, started.checkpoint.safe_lsn)?;
+        let caught_up = match pipeline.until_caught_up {
+            true => Some(emit_target(pipeline).await?),
+            false => None,
+        };
+        failpoint::hit("stream.after-start");
+        let first = FirstTransaction::expected(&started.checkpoint, confirmed, &started.checkpoint.identity.options);
+        let now = Instant::now();
+        Ok(Stream {
+            pump: Pump::new(pipeline, &started, first, caught_up)?,
+            pipeline,
+            started,
+            connection,
+            free: Vec::new(),
+            clock: now,
+            status_at: now,
+            status_lsn: Lsn::ZERO,
+            received_at: now,
+            asked_at: None,
+            checkpoint_at: now,
+            is_server_waiting: false,
+            tables_at: now,
+        })
+    }
+
+    async fn follow(&mut self, wish: &mut watch::Receiver<Wish>, lock: &Lock) -> Result<Ended> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut has_backlog = false;
+        loop {
+            let is_full = match self.pump.pump(&mut self.connection)? {
+                Pumped::Full => true,
+                Pumped::Dry => false,
+                Pumped::Relation(relation) => {
+                    if self.install(relation).await? {
+                        continue;
+                    }
+                    return Ok(Ended::TablesChanged);
+                }
+                Pumped::Truncate(truncate) => {
+                    let partitions = self.partitions(&truncate.relations).await?;
+                    self.pump.truncate(&truncate, &partitions)?;
+                    continue;
+                }
+            };
+            self.note_server();
+            if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) {
+                return Ok(Ended::CaughtUp);
+            }
+            let cut = self.is_cut_due(is_full, has_backlog);
+            tokio::select! {
+                biased;
+                () = drain_wished(wish) => return Ok(Ended::Drained),
+                _ = ticks.tick() => self.tick(lock).await?,
+                outcome = self.started.worker.outcomes.recv() => self.take(outcome).await?,
+                permit = self.started.worker.batches.reserve(), if cut => {
+                    let permit = permit.map_err(|_| Error::transient("the sink has ended"));
+                    match permit {
+                        Ok(permit) => {
+                            let empty = self.free.pop().unwrap_or_default();
+                            let mut batch = self.pump.cut(empty, is_full || has_backlog);
+                            let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
+                            batch.sequence =
+                                self.started.ledger.deliver(batch.progress.safe_lsn, bytes, self.clock.elapsed());
+                            self.checkpoint_at = Instant::now();
+                            permit.send(batch);
+                        }
+                        Err(ended) => return Err(self.sink_error(ended).await),
+                    }
+                }
+                filled = self.connection.fill(), if !is_full => {
+                    let bytes = filled?;
+                    self.received_at = Instant::now();
+                    self.asked_at = None;
+                    has_backlog = bytes >= BACKLOG_BYTES;
+                    metrics::bytes_read(&self.pipeline.slot, bytes);
+                    if has_backlog {
+                        // Shorter than a timer's tick; this thread has nothing better to do.
+                        std::thread::sleep(PACE);
+                    }
+                }
+                () = tokio::time::sleep(BACKLOG_OVER_TIME), if has_backlog && !is_full => has_backlog = false,
+            }
+        }
+    }
+
+    /// Whether the batch should go to the sink as soon as it can take it.
+    fn is_cut_due(&self, is_full: bool, has_backlog: bool) -> bool {
+        if self.pump.has_events() {
+            return is_full || !has_backlog || self.pump.batch_bytes() >= BACKLOG_BATCH_BYTES;
+        }
+        let moves = self.pump.safe_lsn() > self.started.ledger.handed_lsn();
+        let is_asked = self.is_server_waiting && self.started.ledger.is_empty();
+        moves && (is_asked || self.pump.is_target_reached() || self.checkpoint_at.elapsed() >= IDLE_CHECKPOINT_TIME)
+    }
+
+    /// What the server's keepalives said since the last look.
+    fn note_server(&mut self) {
+        if self.pump.take_reply_request() {
+            self.is_server_waiting = true;
+            // Answered at the next tick at the latest: with what is confirmed by then.
+            self.status_at = self.status_at.checked_sub(STATUS_TIME_MAX).unwrap_or(self.status_at);
+        }
+    }
+
+    async fn take(&mut self, outcome: Option<Outcome>) -> Result<()> {
+        match outcome {
+            Some(Outcome::Durable(receipt)) => {
+                let confirmed = self.started.ledger.settle(receipt.sequence(), receipt.safe_lsn());
+                let ledger = &self.started.ledger;
+                self.pipeline.status.update(|status| {
+                    status.confirmed_lsn = confirmed;
+                    status.in_flight_bytes = ledger.in_flight_bytes();
+                });
+                self.pump.count_published(receipt.sequence(), &self.started.labels, &self.pipeline.status);
+                if self.is_server_waiting && ledger.is_empty() {
+                    self.is_server_waiting = self.pump.safe_lsn() > confirmed;
+                    self.send_status(false).await?;
+                }
+                Ok(())
+            }
+            Some(Outcome::Returned(batch)) => {
+                self.free.push(batch);
+                Ok(())
+            }
+            Some(Outcome::Failed(error)) => Err(error),
+            None => Err(Error::transient("the sink has ended")),
+        }
+    }
+
+    /// The reason why the sink does not take batches any more.
+    async fn sink_error(&mut self, otherwise: Error) -> Error {
+        while let Some(outcome) = self.started.worker.outcomes.recv().await {
+            if let Outcome::Failed(error) = outcome {
+                return error;
+            }
+        }
+        otherwise
+    }
+
+    async fn tick(&mut self, lock: &Lock) -> Result<()> {
+        if !lock.is_held() {
+            return Err(Error::transient("the lock on the source is not certain any more"));
+        }
+        let confirms_more = self.started.ledger.confirmed_lsn() > self.status_lsn;
+        let since = self.status_at.elapsed();
+        if since >= STATUS_TIME_MAX || (confirms_more && since >= STATUS_TIME_MIN) {
+            self.send_status(false).await?;
+        }
+        let silence = self.received_at.elapsed();
+        if silence >= RECEIVE_TIME_MAX {
+            return Err(Error::transient(format!("the source has sent nothing for {} s", silence.as_secs())));
+        }
+        if silence >= SILENCE_TIME_MAX && self.asked_at.is_none() {
+            self.asked_at = Some(Instant::now());
+            self.send_status(true).await?;
+        }
+        self.publish_figures();
+        if self.tables_at.elapsed() >= TABLES_TIME {
+            self.tables_at = Instant::now();
+            self.compare_tables().await?;
+        }
+        Ok(())
+    }
+
+    fn publish_figures(&self) {
+        let now = self.clock.elapsed();
+        let ledger = &self.started.ledger;
+        let (received_lsn, source_lsn) = (self.pump.received_lsn(), self.pump.source_lsn());
+        let lag = self.pump.lag(ledger.is_empty());
+        self.pipeline.status.update(|status| {
+            status.received_lsn = received_lsn;
+            status.source_lsn = source_lsn;
+            status.in_flight_bytes = ledger.in_flight_bytes();
+            status.lag_seconds = lag.as_secs_f64();
+        });
+        metrics::publish(&self.pipeline.status.read(), ledger.oldest_unconfirmed(now));
+    }
+
+    async fn send_status(&mut self, reply_requested: bool) -> Result<()> {
+        failpoint::hit("stream.before-status");
+        let confirmed = self.started.ledger.confirmed_lsn();
+        let status = StandbyStatus {
+            write: self.pump.received_lsn().max(confirmed),
+            flush: confirmed,
+            apply: confirmed,
+            client_time: now(),
+            reply_requested,
+        };
+        let mut bytes = Vec::with_capacity(40);
+        status.encode(&mut bytes);
+        self.connection.send_copy_data(&bytes).await?;
+        self.status_at = Instant::now();
+        self.status_lsn = confirmed;
+        failpoint::hit("stream.after-status");
+        Ok(())
+    }
+
+    /// The relation as described now; false: it is a table that must be copied first.
+    async fn install(&mut self, relation: Relation) -> Result<bool> {
+        let oid = relation.oid;
+        let known = catalog::tables(&self.started.client, Some(&[oid])).await?.pop();
+        let rule = crate::config::choose(&self.pipeline.config.tables, &relation.namespace, &relation.name)
+            .filter(|rule| rule.mode == crate::config::Mode::Event);
+        let Some(rule) = rule else {
+            self.pump.install(relation, Some(Route::Off));
+            return Ok(true);
+        };
+        if known.as_ref().is_some_and(|table| table.is_partition) {
+            // Described because its root is published; its rows come as the root's.
+            self.pump.install(relation, None);
+            return Ok(true);
+        }
+        let copied_at = match self.started.states.get(&oid) {
+            Some(state) => state.copied_at,
+            None if known.is_some() => {
+                tracing::info!(table = format!("{}.{}", relation.namespace, relation.name), "new table: it is copied first");
+                return Ok(false);
+            }
+            // Dropped since: all that ever was of it is in the stream.
+            None => Lsn::ZERO,
+        };
+        if relation.columns.iter().any(|column| self.started.types.kind(column.type_oid).is_none()) {
+            self.started.types = catalog::types(&self.started.client).await?;
+        }
+        let primary_key = known.map(|table| table.primary_key).unwrap_or_default();
+        let plan = TablePlan::compile(&self.started.plan_context(self.pipeline), &relation, rule, &primary_key, copied_at)?;
+        self.pump.install(relation, Some(Route::Events(Box::new(plan))));
+        Ok(true)
+    }
+
+    /// Partitions of the topic of each of the tables.
+    async fn partitions(&self, relations: &[u32]) -> Result<Vec<i32>> {
+        let mut known = Vec::new();
+        self.started.labels.refresh(&mut known);
+        let mut counts = Vec::with_capacity(relations.len());
+        for oid in relations {
+            let Some(plan) = self.pump.plan(*oid) else {
+                counts.push(0);
+                continue;
+            };
+            let topic = known.get(plan.op(Op::Truncate).label.index()).map(|label| label.topic.clone());
+            let topic = topic.expect("a plan's labels are interned");
+            let topics = self.started.topics.clone();
+            counts.push(blocking(move || {
+                topics.ensure(std::slice::from_ref(&topic))?;
+                topics.partitions(&topic)
+            })
+            .await?);
+        }
+        Ok(counts)
+    }
+
+    /// Compares rules, publication and what was copied.
+    async fn compare_tables(&mut self) -> Result<()> {
+        let pipeline = self.pipeline;
+        let members = pipeline.publications.members(&self.started.client).await?;
+        let tables = catalog::tables(&self.started.client, None).await?;
+        for table in &tables {
+            let is_copied = self.started.states.get(&table.oid).is_some_and(|state| state.done);
+            let is_taken = rule_of(pipeline, table).is_some();
+            let is_member = members.contains(&table.oid);
+            if is_taken && is_copied && !is_member {
+                return Err(Error::definite(format!(
+                    "table {} has left the publication {}: its changes are not sent any more",
+                    table.display_name(),
+                    pipeline.publications.names().join(", ")
+                ))
+                .with_hint("start again to have it published and copied again, or leave it out by a rule with mode = \"off\""));
+            }
+            let is_new = is_taken && !is_copied && table.is_logged && (is_member || pipeline.publications.is_managed());
+            if is_new {
+                tracing::info!(table = table.display_name(), "new table: it is copied first");
+                return Err(Error::tables_changed());
+            }
+        }
+        slot_is_kept(&self.started.client, &pipeline.slot).await
+    }
+
+    /// Delivers what was received, waits for its receipts and confirms it, within `drain_timeout`.
+    async fn drain(&mut self, lock: &Lock) -> Result<()> {
+        self.pipeline.status.enter(State::Draining);
+        let limit = self.pipeline.config.limits.drain_timeout;
+        let drained = tokio::time::timeout(limit, self.finish(lock)).await;
+        match drained {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!(?limit, in_flight_bytes = self.started.ledger.in_flight_bytes(), "not everything became durable in time; the next start goes on from the checkpoint");
+                Ok(())
+            }
+        }
+    }
+
+    async fn finish(&mut self, lock: &Lock) -> Result<()> {
+        let mut is_cut = false;
+        while !(is_cut && self.started.ledger.is_empty()) {
+            is_cut |= !self.pump.has_events() && self.pump.safe_lsn() <= self.started.ledger.handed_lsn();
+            if is_cut && self.started.ledger.is_empty() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                error = lock.lost() => return Err(error),
+                outcome = self.started.worker.outcomes.recv() => self.take(outcome).await?,
+                permit = self.started.worker.batches.reserve(), if !is_cut => {
+                    let Ok(permit) = permit else { return Err(Error::transient("the sink has ended")) };
+                    let mut batch = self.pump.cut(Batch::default(), false);
+                    let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
+                    batch.sequence = self.started.ledger.deliver(batch.progress.safe_lsn, bytes, self.clock.elapsed());
+                    permit.send(batch);
+                    is_cut = true;
+                }
+            }
+        }
+        self.send_status(false).await
+    }
+}
+
+async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {
+    let state = slot::state(client, slot_name).await?;
+    state.and_then(|state| state.confirmed_flush_lsn).ok_or_else(|| Error::transient(format!("slot {slot_name} is gone")))
+}
+
+/// A slot that was invalidated under a running walsender is noticed here at the latest.
+async fn slot_is_kept(client: &Client, slot_name: &str) -> Result<()> {
+    match slot::state(client, slot_name).await? {
+        Some(state) if !state.is_lost() => {
+            metrics::retained_wal(slot_name, state.retained_wal_bytes.unwrap_or(0));
+            Ok(())
+        }
+        _ => Err(Error::transient(format!("slot {slot_name} is gone or lost"))),
+    }
+}
+
+/// Marks the end of what `--until-caught-up` waits for: a transactional message behind everything
+/// that is committed now (FIELD_NOTES 2: an LSN from a function can lie past the last record).
+async fn emit_target(pipeline: &Pipeline) -> Result<String> {
+    let client = connect(&pipeline.url, &pipeline.application_name()).await?;
+    let nonce = format!("{}/{}/{}", pipeline.slot, std::process::id(), now().0);
+    client
+        .execute("SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)", &[&CAUGHT_UP_PREFIX, &nonce])
+        .await
+        .map_err(|error| classify(error).context("the message that marks the end cannot be written"))?;
+    Ok(nonce)
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+

@@ -1,0 +1,155 @@
+//! A table as it is copied: its plan as of the snapshot, its files, its count of rows.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::worker::Chunk;
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::pipeline::Pipeline;
+use crate::pipeline::start::{MatchedTable, Started, blocking, state_of};
+use crate::route::event::Stamp;
+use crate::route::plan::{Op, TablePlan};
+use crate::sink::checkpoint::TableState;
+use crate::wal::catalog::{self, SourceTable};
+use crate::wal::client::{Client, classify};
+use crate::wal::sql::quote_ident;
+use crate::wal::timestamp::Timestamp;
+
+/// Pages of one range: 64 MiB, enough that the start of a scan does not count.
+const CHUNK_PAGES: i64 = 8192;
+
+/// Files of a table: itself, or the leaves of a partitioned one.
+const FILES: &str = "SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), \
+pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int8, \
+GREATEST(c.reltuples, 0)::int8, c.relkind::text \
+FROM pg_catalog.pg_partition_tree($1::oid::regclass) t JOIN pg_catalog.pg_class c ON c.oid = t.relid \
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE t.isleaf";
+/// pg_partition_tree gives nothing for an ordinary table.
+const FILE: &str = "SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), \
+pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int8, \
+GREATEST(c.reltuples, 0)::int8, c.relkind::text \
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+
+/// See the module.
+pub struct CopyTable {
+    /// The table as of the snapshot.
+    pub table: SourceTable,
+    /// Its rule, compiled.
+    pub plan: TablePlan,
+    /// What its events have in common.
+    pub stamp: Stamp,
+    /// The catalog's estimate.
+    pub rows_estimated: u64,
+    /// Partitions of the topic that begin with a truncate event, since an earlier generation is there.
+    pub truncate_partitions: i32,
+    /// Whether "begun" has been handed over.
+    pub begun: tokio::sync::Mutex<bool>,
+    /// Chunks that are not copied.
+    pub chunks_left: AtomicUsize,
+    copied_at: Lsn,
+    rows: AtomicU64,
+    files: Vec<(String, i64)>,
+    columns: String,
+    row_filter: Option<String>,
+}
+
+impl CopyTable {
+    /// The number of the next row: from one.
+    pub fn next_row(&self) -> u64 {
+        self.rows.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The state to be stored.
+    pub fn state(&self, done: bool) -> TableState {
+        state_of(&self.table, self.copied_at, done, self.rows.load(Ordering::SeqCst))
+    }
+
+    /// The ranges to be copied, at least one.
+    pub fn chunks(self: &Arc<Self>) -> impl Iterator<Item = Chunk> + use<'_> {
+        self.files.iter().flat_map(move |(name, pages)| {
+            let count = (pages / CHUNK_PAGES).max(1);
+            (0..count).map(move |nth| {
+                let from = (nth > 0).then(|| format!("ctid >= '({},0)'::pg_catalog.tid", nth * CHUNK_PAGES));
+                // The last one is open: the file may have grown since it was measured.
+                let to = (nth + 1 < count).then(|| format!("ctid < '({},0)'::pg_catalog.tid", (nth + 1) * CHUNK_PAGES));
+                let filter = self.row_filter.as_ref().map(|filter| format!("({filter})"));
+                let conditions: Vec<String> = [from, to, filter].into_iter().flatten().collect();
+                let condition = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+                Chunk {
+                    table: self.clone(),
+                    copy: format!("COPY (SELECT {} FROM ONLY {name}{condition}) TO STDOUT", self.columns),
+                }
+            })
+        })
+    }
+}
+
+/// Describes a table as of the snapshot; `None`: one of its files was replaced since.
+///
+/// # Errors
+/// Transient when it is gone; definite when the rule does not fit it.
+pub async fn describe(
+    pipeline: &Pipeline,
+    started: &Started,
+    keeper: &Client,
+    matched: &MatchedTable,
+    (copied_at, taken_at): (Lsn, Timestamp),
+    replaced: &BTreeSet<u32>,
+) -> Result<Option<CopyTable>> {
+    let oid = matched.table.oid;
+    let name = matched.table.display_name();
+    let mut table = catalog::tables(keeper, Some(&[oid]))
+        .await?
+        .pop()
+        .ok_or_else(|| Error::transient(format!("table {name} was made after the snapshot, or dropped")))?;
+    if let Some(columns) = matched.published.as_ref().and_then(|published| published.columns.as_ref()) {
+        table.columns.retain(|column| columns.contains(&column.name));
+    }
+    let query = if table.is_partitioned { FILES } else { FILE };
+    let rows = keeper.query(query, &[&oid]).await.map_err(classify)?;
+    let mut files = Vec::new();
+    let mut rows_estimated = 0;
+    for row in &rows {
+        let (file_oid, file_name, pages, tuples, kind): (u32, String, i64, i64, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
+        if kind == "f" {
+            return Err(Error::definite(format!("table {name}: its partition {file_name} is a foreign table, whose changes are not in the WAL"))
+                .with_hint("leave the table out by a rule with mode = \"off\", or detach that partition"));
+        }
+        if replaced.contains(&file_oid) {
+            return Ok(None);
+        }
+        rows_estimated += u64::try_from(tuples).unwrap_or(0);
+        files.push((file_name, pages));
+    }
+    let plan = TablePlan::compile(&started.plan_context(pipeline), &table.relation(), &matched.rule, &table.primary_key, copied_at)?;
+    let truncate_partitions = match started.copied_before.contains(&oid) || started.states.contains_key(&oid) {
+        true => topic_partitions(started, &plan).await?,
+        false => 0,
+    };
+    let columns: Vec<String> = table.columns.iter().map(|column| quote_ident(&column.name)).collect();
+    Ok(Some(CopyTable {
+        stamp: Stamp::of_copy(&pipeline.source_name, copied_at, taken_at, oid),
+        columns: columns.join(", "),
+        row_filter: matched.published.as_ref().and_then(|published| published.row_filter.clone()),
+        table,
+        plan,
+        rows_estimated,
+        truncate_partitions,
+        begun: tokio::sync::Mutex::new(false),
+        chunks_left: AtomicUsize::new(0),
+        copied_at,
+        rows: AtomicU64::new(0),
+        files,
+    }))
+}
+
+async fn topic_partitions(started: &Started, plan: &TablePlan) -> Result<i32> {
+    let mut known = Vec::new();
+    started.labels.refresh(&mut known);
+    let label = known.get(plan.op(Op::Truncate).label.index()).expect("a plan's labels are interned");
+    let (topic, topics) = (label.topic.clone(), started.topics.clone());
+    blocking(move || topics.partitions(&topic)).await
+}
