@@ -1,1 +1,99 @@
-//! Stage `engine`.
+//! The engine: runs the pipelines, starts them again after transient errors, drains them at the end.
+
+pub mod admin;
+pub mod backoff;
+pub mod metrics;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::error::{Class, Error, Result};
+use crate::pipeline::status::State;
+use crate::pipeline::{Ended, Pipeline, Wish};
+use backoff::Backoff;
+
+/// An attempt that lasted so long was a good one: the next error starts with the shortest pause.
+const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
+
+/// Runs everything that `config` asks for, until asked to end, caught up, or stopped by a definite
+/// error.
+///
+/// # Errors
+/// Definite, the first that stopped a pipeline; the others were drained.
+pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
+    let pipeline = Pipeline::of_hub(config.clone(), until_caught_up)?;
+    metrics::register(&pipeline.slot, pipeline.status.read().sink);
+    let admin = admin::start(config.admin.listen, vec![pipeline.status.clone()]);
+    let (wish, mut wishes) = watch::channel(Wish::Run);
+    tokio::spawn(async move {
+        wait_for_signal().await;
+        tracing::info!("draining");
+        // Nobody left to drain: then the process is ending anyway.
+        let _ = wish.send(Wish::Drain);
+        wait_for_signal().await;
+        tracing::warn!("asked twice: leaving what is in flight to the next start");
+        std::process::exit(0);
+    });
+    let ended = supervise(&pipeline, &mut wishes).await;
+    metrics::up(&pipeline.slot, false);
+    pipeline.status.enter(State::Stopped);
+    admin.abort();
+    ended
+}
+
+/// One pipeline, attempt after attempt.
+async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Result<()> {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = tokio::time::Instant::now();
+        let error = match pipeline.run(wish).await {
+            Ok(Ended::TablesChanged) => continue,
+            Ok(Ended::Drained | Ended::CaughtUp) => return Ok(()),
+            Err(error) => error,
+        };
+        note(pipeline, &error);
+        if error.is_definite() {
+            return Err(error);
+        }
+        if began.elapsed() >= GOOD_ATTEMPT_TIME {
+            backoff = Backoff::default();
+        }
+        let pause = backoff.next_pause();
+        pipeline.status.enter(if error.class() == Class::Fenced { State::Standby } else { State::Backoff });
+        pipeline.status.update(|status| status.restarts += 1);
+        metrics::restart(&pipeline.slot);
+        metrics::up(&pipeline.slot, false);
+        let mut drain = wish.clone();
+        tokio::select! {
+            () = crate::pipeline::drain_wished(&mut drain) => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn note(pipeline: &Pipeline, error: &Error) {
+    let text = match error.hint() {
+        Some(hint) => format!("{} (remedy: {hint})", error.chain()),
+        None => error.chain(),
+    };
+    if error.is_definite() {
+        tracing::error!(pipeline = pipeline.slot, "{text}");
+    } else {
+        tracing::warn!(pipeline = pipeline.slot, "{text}");
+    }
+    pipeline.status.note_error(text);
+}
+
+/// SIGTERM or Ctrl-C.
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be waited for");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be waited for");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

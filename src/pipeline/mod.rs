@@ -73,7 +73,7 @@ impl Pipeline {
             crate::config::HubKind::File(_) => "file",
         };
         Ok(Pipeline {
-            source_name: config.source.name.clone().unwrap_or_else(|| url.database().to_owned()),
+            source_name: config.source.name.clone().unwrap_or_else(|| url.database.clone()),
             publications: Publications::new(&config.source.publication, &slot),
             status: SharedStatus::new(&slot, sink),
             slot,
@@ -100,20 +100,18 @@ impl Pipeline {
     pub async fn run(&self, wish: &mut watch::Receiver<Wish>) -> Result<Ended> {
         self.status.enter(State::Starting);
         let Some(lock) = start::take_lock(self, wish).await? else { return Ok(Ended::Drained) };
+        let mut asked = wish.clone();
         let started = tokio::select! {
             biased;
             error = lock.lost() => return Err(error),
-            () = drain_wished(&mut wish.clone()) => return Ok(Ended::Drained),
+            () = drain_wished(&mut asked) => return Ok(Ended::Drained),
             started = start::start(self) => started?,
         };
-        let copied = {
-            let mut wish = wish.clone();
-            tokio::select! {
-                biased;
-                error = lock.lost() => return Err(error),
-                () = drain_wished(&mut wish) => return Ok(Ended::Drained),
-                copied = crate::snapshot::run(self, started) => copied?,
-            }
+        let copied = tokio::select! {
+            biased;
+            error = lock.lost() => return Err(error),
+            () = drain_wished(&mut asked) => return Ok(Ended::Drained),
+            copied = crate::snapshot::run(self, started) => copied?,
         };
         stream::run(self, copied, &lock, wish).await
     }

@@ -69,10 +69,11 @@ pub struct Pump {
     resume: Position,
     progress: Progress,
     batch: Batch,
-    /// Of the batches in flight: sequence, events by label, time of the oldest change.
-    delivered: VecDeque<(u64, Vec<(LabelId, u64)>, Timestamp)>,
+    /// Of the batches in flight, oldest first: events by label, commit time of the oldest change.
+    delivered: VecDeque<(Vec<(LabelId, u64)>, Timestamp)>,
     first: Option<FirstTransaction>,
     source_name: String,
+    pipeline: String,
     /// Commit time of the oldest change in the batch.
     oldest_change: Option<Timestamp>,
     received_lsn: Lsn,
@@ -112,6 +113,7 @@ impl Pump {
             delivered: VecDeque::new(),
             first: Some(first),
             source_name: pipeline.source_name.clone(),
+            pipeline: pipeline.slot.clone(),
             oldest_change: None,
             received_lsn: started.checkpoint.safe_lsn,
             source_lsn: started.checkpoint.safe_lsn,
@@ -309,20 +311,20 @@ impl Pump {
             }
         }
         let oldest = self.oldest_change.take().unwrap_or(self.progress.commit_time);
-        self.delivered.push_back((0, counts, oldest));
-        metrics::dead_letters(std::mem::take(&mut self.dead_letters));
+        self.delivered.push_back((counts, oldest));
+        metrics::dead_letters(&self.pipeline, std::mem::take(&mut self.dead_letters));
         batch
     }
 
     /// The oldest batch in flight is durable: counts its events.
-    pub fn count_published(&mut self, _sequence: u64, labels: &Labels, status: &SharedStatus) {
-        let Some((_, counts, _)) = self.delivered.pop_front() else { return };
+    pub fn count_published(&mut self, labels: &Labels, status: &SharedStatus) {
+        let Some((counts, _)) = self.delivered.pop_front() else { return };
         let mut known: Vec<Arc<Label>> = Vec::new();
         labels.refresh(&mut known);
         let total: u64 = counts.iter().map(|(_, count)| count).sum();
         for (label, count) in counts {
             if let Some(label) = known.get(label.index()) {
-                metrics::events(&status.read().pipeline, &label.relation, count);
+                metrics::events(&self.pipeline, &label.relation, count);
             }
         }
         status.update(|status| status.events += total);
@@ -331,7 +333,7 @@ impl Pump {
     /// Age of the oldest change that was received and is not durable.
     pub fn lag(&self, nothing_in_flight: bool) -> Duration {
         let oldest = match self.delivered.front() {
-            Some((_, _, oldest)) if !nothing_in_flight => Some(*oldest),
+            Some((_, oldest)) if !nothing_in_flight => Some(*oldest),
             _ => self.oldest_change,
         };
         let Some(oldest) = oldest else { return Duration::ZERO };

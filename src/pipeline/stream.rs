@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::guard::{self, FirstTransaction};
 use super::pump::{Pump, Pumped};
-use super::start::{STREAM_OPTIONS, Started, blocking, matched_tables, rule_of};
+use super::start::{STREAM_OPTIONS, Started, blocking, rule_of};
 use super::status::State;
 use super::{Ended, Pipeline, Wish, drain_wished};
 use crate::engine::metrics;
@@ -138,6 +138,7 @@ impl<'p> Stream<'p> {
     async fn follow(&mut self, wish: &mut watch::Receiver<Wish>, lock: &Lock) -> Result<Ended> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let batches = self.started.worker.batches.clone();
         let mut has_backlog = false;
         loop {
             let is_full = match self.pump.pump(&mut self.connection)? {
@@ -155,7 +156,10 @@ impl<'p> Stream<'p> {
                     continue;
                 }
             };
-            self.note_server();
+            if self.pump.take_reply_request() {
+                self.is_server_waiting = true;
+                self.send_status(false).await?;
+            }
             if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) {
                 return Ok(Ended::CaughtUp);
             }
@@ -163,9 +167,13 @@ impl<'p> Stream<'p> {
             tokio::select! {
                 biased;
                 () = drain_wished(wish) => return Ok(Ended::Drained),
-                _ = ticks.tick() => self.tick(lock).await?,
+                _ = ticks.tick() => {
+                    if self.tick(lock).await? {
+                        return Ok(Ended::TablesChanged);
+                    }
+                }
                 outcome = self.started.worker.outcomes.recv() => self.take(outcome).await?,
-                permit = self.started.worker.batches.reserve(), if cut => {
+                permit = batches.reserve(), if cut => {
                     let permit = permit.map_err(|_| Error::transient("the sink has ended"));
                     match permit {
                         Ok(permit) => {
@@ -206,15 +214,6 @@ impl<'p> Stream<'p> {
         moves && (is_asked || self.pump.is_target_reached() || self.checkpoint_at.elapsed() >= IDLE_CHECKPOINT_TIME)
     }
 
-    /// What the server's keepalives said since the last look.
-    fn note_server(&mut self) {
-        if self.pump.take_reply_request() {
-            self.is_server_waiting = true;
-            // Answered at the next tick at the latest: with what is confirmed by then.
-            self.status_at = self.status_at.checked_sub(STATUS_TIME_MAX).unwrap_or(self.status_at);
-        }
-    }
-
     async fn take(&mut self, outcome: Option<Outcome>) -> Result<()> {
         match outcome {
             Some(Outcome::Durable(receipt)) => {
@@ -224,7 +223,7 @@ impl<'p> Stream<'p> {
                     status.confirmed_lsn = confirmed;
                     status.in_flight_bytes = ledger.in_flight_bytes();
                 });
-                self.pump.count_published(receipt.sequence(), &self.started.labels, &self.pipeline.status);
+                self.pump.count_published(&self.started.labels, &self.pipeline.status);
                 if self.is_server_waiting && ledger.is_empty() {
                     self.is_server_waiting = self.pump.safe_lsn() > confirmed;
                     self.send_status(false).await?;
@@ -250,7 +249,8 @@ impl<'p> Stream<'p> {
         otherwise
     }
 
-    async fn tick(&mut self, lock: &Lock) -> Result<()> {
+    /// What is due by time; true: tables have come that must be copied first.
+    async fn tick(&mut self, lock: &Lock) -> Result<bool> {
         if !lock.is_held() {
             return Err(Error::transient("the lock on the source is not certain any more"));
         }
@@ -270,9 +270,9 @@ impl<'p> Stream<'p> {
         self.publish_figures();
         if self.tables_at.elapsed() >= TABLES_TIME {
             self.tables_at = Instant::now();
-            self.compare_tables().await?;
+            return self.compare_tables().await;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn publish_figures(&self) {
@@ -363,8 +363,8 @@ impl<'p> Stream<'p> {
         Ok(counts)
     }
 
-    /// Compares rules, publication and what was copied.
-    async fn compare_tables(&mut self) -> Result<()> {
+    /// Compares rules, publication and what was copied; true: a table has come that must be copied.
+    async fn compare_tables(&mut self) -> Result<bool> {
         let pipeline = self.pipeline;
         let members = pipeline.publications.members(&self.started.client).await?;
         let tables = catalog::tables(&self.started.client, None).await?;
@@ -383,10 +383,11 @@ impl<'p> Stream<'p> {
             let is_new = is_taken && !is_copied && table.is_logged && (is_member || pipeline.publications.is_managed());
             if is_new {
                 tracing::info!(table = table.display_name(), "new table: it is copied first");
-                return Err(Error::tables_changed());
+                return Ok(true);
             }
         }
-        slot_is_kept(&self.started.client, &pipeline.slot).await
+        slot_is_kept(&self.started.client, &pipeline.slot).await?;
+        Ok(false)
     }
 
     /// Delivers what was received, waits for its receipts and confirms it, within `drain_timeout`.
@@ -404,6 +405,7 @@ impl<'p> Stream<'p> {
     }
 
     async fn finish(&mut self, lock: &Lock) -> Result<()> {
+        let batches = self.started.worker.batches.clone();
         let mut is_cut = false;
         while !(is_cut && self.started.ledger.is_empty()) {
             is_cut |= !self.pump.has_events() && self.pump.safe_lsn() <= self.started.ledger.handed_lsn();
@@ -414,7 +416,7 @@ impl<'p> Stream<'p> {
                 biased;
                 error = lock.lost() => return Err(error),
                 outcome = self.started.worker.outcomes.recv() => self.take(outcome).await?,
-                permit = self.started.worker.batches.reserve(), if !is_cut => {
+                permit = batches.reserve(), if !is_cut => {
                     let Ok(permit) = permit else { return Err(Error::transient("the sink has ended")) };
                     let mut batch = self.pump.cut(Batch::default(), false);
                     let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
@@ -450,7 +452,7 @@ async fn emit_target(pipeline: &Pipeline) -> Result<String> {
     let client = connect(&pipeline.url, &pipeline.application_name()).await?;
     let nonce = format!("{}/{}/{}", pipeline.slot, std::process::id(), now().0);
     client
-        .execute("SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)", &[&CAUGHT_UP_PREFIX, &nonce])
+        .execute("SELECT pg_catalog.pg_logical_emit_message(true, $1::text, $2::text)", &[&CAUGHT_UP_PREFIX, &nonce])
         .await
         .map_err(|error| classify(error).context("the message that marks the end cannot be written"))?;
     Ok(nonce)

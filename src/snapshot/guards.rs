@@ -60,7 +60,7 @@ pub async fn lock(keeper: &Client, tables: &[MatchedTable]) -> Result<()> {
         let statement = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY "));
         keeper.batch_execute(&statement).await.map_err(|error| {
             let error = classify(error).context(format_args!("table {}", table.display_name()));
-            match crate::wal::sqlstate::code_of(&error) {
+            match crate::wal::sqlstate::sqlstate_of(&error) {
                 // Dropped or renamed since it was listed: the next attempt lists again.
                 Some("42P01" | "3F000") => Error::transient(error.chain()),
                 _ => error,

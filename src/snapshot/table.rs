@@ -48,7 +48,8 @@ pub struct CopyTable {
     pub begun: tokio::sync::Mutex<bool>,
     /// Chunks that are not copied.
     pub chunks_left: AtomicUsize,
-    copied_at: Lsn,
+    /// The snapshot's consistent point.
+    pub copied_at: Lsn,
     rows: AtomicU64,
     files: Vec<(String, i64)>,
     columns: String,

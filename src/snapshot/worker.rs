@@ -10,7 +10,6 @@ use super::rows::CopyRow;
 use super::table::CopyTable;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lsn::Lsn;
 use crate::route::batch::Batch;
 use crate::route::event::{Before, EventWriter, RowEvent};
 use crate::route::plan::Op;
@@ -113,16 +112,7 @@ impl Worker<'_> {
                 CopyNext::Row(line) => {
                     self.row.decode(line, columns)?;
                     let number = table.next_row();
-                    let cells = self.row.cells();
-                    let event = RowEvent {
-                        op: Op::Read,
-                        lsn: table.state(false).copied_at,
-                        number,
-                        new: Some(&cells),
-                        before: Before::Unknown,
-                        moved: None,
-                    };
-                    self.writer.write_row(&mut self.batch, &table.plan, &table.stamp, &event)?;
+                    self.write(table, number)?;
                     failpoint::hit("snapshot.in-table");
                     if self.is_full() {
                         self.flush().await?;
@@ -149,15 +139,27 @@ impl Worker<'_> {
         Ok(())
     }
 
+    fn write(&mut self, table: &CopyTable, number: u64) -> Result<()> {
+        let cells = self.row.cells();
+        let event = RowEvent {
+            op: Op::Read,
+            lsn: table.copied_at,
+            number,
+            new: Some(&cells),
+            before: Before::Unknown,
+            moved: None,
+        };
+        self.writer.write_row(&mut self.batch, &table.plan, &table.stamp, &event)
+    }
+
     /// "Begun" is stored before, or with, the first row: a crash after it makes a new generation.
     async fn begin_table(&mut self, table: &CopyTable) -> Result<()> {
         let mut begun = table.begun.lock().await;
         if *begun {
             return Ok(());
         }
-        let lsn: Lsn = table.state(false).copied_at;
         for partition in 0..table.truncate_partitions {
-            self.writer.write_truncate(&mut self.batch, &table.plan, &table.stamp, lsn, 0, partition)?;
+            self.writer.write_truncate(&mut self.batch, &table.plan, &table.stamp, table.copied_at, 0, partition)?;
         }
         self.batch.tables.push(table.state(false));
         if table.chunks_left.load(Ordering::SeqCst) > 1 {

@@ -1,4 +1,14 @@
-//! Stage `wal`.
+//! Stage `wal`: the bytes of a logical slot, and the connections they come through.
+//!
+//! Two sources of one byte stream are foreseen: the walsender ([`connection`]), and the SQL reader of
+//! backlogs, which comes later and gives the same messages (EXACTLY_ONCE.md, "Positions").
+
+pub mod url;
+pub mod tls;
+pub mod sqlstate;
+pub mod client;
+pub mod connection;
+pub mod sql;
 
 pub mod cursor;
 pub mod timestamp;
@@ -6,3 +16,8 @@ pub mod frame;
 pub mod pgoutput;
 #[cfg(test)]
 mod corpus;
+
+pub mod catalog;
+pub mod publication;
+pub mod slot;
+pub mod lock;

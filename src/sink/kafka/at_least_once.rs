@@ -115,7 +115,6 @@ fn make_room(producer: &BaseProducer<Deliveries>) -> Result<()> {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct AtLeastOnce {
     producer: BaseProducer<Deliveries>,
     producing: Producing,

@@ -198,11 +198,11 @@ impl Topics {
 
     fn create(&self, topics: &[&String], partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
         // -1: the broker's default.replication.factor (KIP-464).
-        let replication = TopicReplication::Fixed(self.hub.replication_factor.unwrap_or(-1));
+        let replication_factor = self.hub.replication_factor.unwrap_or(-1);
         let new: Vec<NewTopic<'_>> = topics
             .iter()
             .map(|topic| {
-                let topic = NewTopic::new(topic, partitions, replication);
+                let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication_factor));
                 settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
             })
             .collect();

@@ -1,0 +1,66 @@
+//! `COPY ... TO STDOUT` of an ordinary session: rows borrowed where they were received.
+//!
+//! Comes in: a COPY statement. Goes out: the payload of each CopyData, which for COPY is one row. Always
+//! holds: the session is usable again only after [`CopyNext::End`]. Manual: "COPY Operations".
+
+use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message};
+
+use super::ReplicationConnection;
+use super::link::{Answer, malformed};
+use crate::error::Result;
+use crate::wal::sqlstate::ServerError;
+
+/// The rows of one COPY. Made by [`ReplicationConnection::copy_out`].
+pub struct CopyOut<'c> {
+    connection: &'c mut ReplicationConnection,
+    failure: Option<ServerError>,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub enum CopyNext<'r> {
+    /// One row.
+    Row(&'r [u8]),
+    /// Nothing whole is here: call [`CopyOut::fill`].
+    Fill,
+    /// The COPY is complete.
+    End,
+}
+
+impl<'c> CopyOut<'c> {
+    pub(super) fn new(connection: &'c mut ReplicationConnection) -> Self {
+        CopyOut { connection, failure: None }
+    }
+
+    /// The next row, if one is here.
+    ///
+    /// # Errors
+    /// The server's, classified.
+    pub fn next(&mut self) -> Result<CopyNext<'_>> {
+        loop {
+            let Some((tag, place)) = self.connection.link.next_frame()? else { return Ok(CopyNext::Fill) };
+            match tag {
+                COPY_DATA_TAG => return Ok(CopyNext::Row(self.connection.link.bytes(place))),
+                COPY_DONE_TAG => {}
+                _ => match self.connection.link.interpret(tag, place)? {
+                    Some(Answer::Message(Message::ReadyForQuery(_))) => {
+                        self.connection.is_busy = false;
+                        return self.failure.take().map_or(Ok(CopyNext::End), |error| Err(error.into_error()));
+                    }
+                    Some(Answer::Failed(error)) if error.is_fatal() => return Err(error.into_error()),
+                    Some(Answer::Failed(error)) => self.failure = Some(error),
+                    None | Some(Answer::Message(Message::CommandComplete(_) | Message::CopyOutResponse(_))) => {}
+                    Some(_) => return Err(malformed(&format!("message 0x{tag:02X} inside a COPY"))),
+                },
+            }
+        }
+    }
+
+    /// One read of what the server has sent; how many bytes.
+    ///
+    /// # Errors
+    /// Transient: the connection broke.
+    pub async fn fill(&mut self) -> Result<usize> {
+        self.connection.link.fill().await
+    }
+}
