@@ -1,0 +1,10 @@
+//! The integration tests: the real binary against a real PostgreSQL and a real Kafka.
+//!
+//! In: the servers that `scripts/servers up` started, named by `WALGATE_TEST_*` (`make test` does both).
+//! Out: one test binary, so that the servers and the linking are paid once. Always: a test owns its database,
+//! slots and topics, so all of them run in parallel; without the servers they fail, they are never skipped.
+
+mod support;
+
+mod support_selftest;
+mod events;
