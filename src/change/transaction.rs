@@ -77,9 +77,9 @@ pub enum OutOfOrder {
 
 impl From<OutOfOrder> for Error {
     fn from(cause: OutOfOrder) -> Self {
-        Error::definite("the stream is out of order")
-            .with_source(cause)
-            .with_hint("report this with the server's version; nothing was confirmed past the last whole transaction")
+        Error::definite("the stream is out of order").with_source(cause).with_hint(
+            "report this with the server's version; nothing was confirmed past the last whole transaction",
+        )
     }
 }
 
@@ -103,7 +103,8 @@ impl Transactions {
             return Err(OutOfOrder::Backwards { first: self.last_commit_lsn, second: commit_lsn });
         }
         self.last_commit_lsn = commit_lsn;
-        self.open = Some(Transaction { commit_lsn, commit_time, xid, origin: None, traceparent: None, counted: 0 });
+        self.open =
+            Some(Transaction { commit_lsn, commit_time, xid, origin: None, traceparent: None, counted: 0 });
         Ok(())
     }
 

@@ -1,1 +1,91 @@
-//! Stage `command`.
+//! The commands: what is typed, and what each does.
+//!
+//! Exit codes: 0 done; 1 failed, or `check` found something; 2 wrong usage or configuration file.
+//! Machine output goes to stdout, with `--json`; logs to stderr.
+
+pub mod log;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::error::Error;
+
+/// Logical data replication for PostgreSQL: table by table, as events or as rows, exactly once
+#[derive(Debug, Parser)]
+#[command(name = "walgate", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(long, global = true, default_value = Config::FILE_NAME, value_name = "FILE")]
+    pub config: PathBuf,
+    /// How log lines on stderr are written
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: log::LogFormat,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run all pipelines, creating what is missing where allowed
+    Run {
+        /// End, exit code 0, when everything committed before now is durably delivered
+        #[arg(long)]
+        until_caught_up: bool,
+    },
+}
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Wrong usage or configuration file.
+    Usage(String),
+    /// The command worked, and found something: it has printed what.
+    Found,
+    /// It failed.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Usage(text) => write!(f, "walgate: {text}"),
+            Failure::Found => Ok(()),
+            Failure::Error(error) => {
+                write!(f, "walgate: {}", error.chain())?;
+                error.hint().map_or(Ok(()), |hint| write!(f, "\n  remedy: {hint}"))
+            }
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`Failure`].
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Run { until_caught_up } => {
+            let config = load(&cli.config)?;
+            Ok(crate::engine::run(Arc::new(config), until_caught_up).await?)
+        }
+    }
+}
+
+fn load(path: &std::path::Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(|error| {
+        let hint = error.hint().map_or_else(String::new, |hint| format!("\n  remedy: {hint}"));
+        Failure::Usage(format!("{error}{hint}"))
+    })
+}

@@ -37,7 +37,15 @@ pub fn register(pipeline: &str, sink: &'static str) {
     for name in [BYTES_READ_TOTAL, SNAPSHOT_ROWS_TOTAL, DEAD_LETTERS_TOTAL, RESTARTS_TOTAL] {
         counter!(name, &labels[..1]).absolute(0);
     }
-    for name in [LAG_BYTES, LAG_SECONDS, RETAINED_WAL_BYTES, CONFIRMED_LSN, IN_FLIGHT_BYTES, OLDEST_UNCONFIRMED_SECONDS, UP] {
+    for name in [
+        LAG_BYTES,
+        LAG_SECONDS,
+        RETAINED_WAL_BYTES,
+        CONFIRMED_LSN,
+        IN_FLIGHT_BYTES,
+        OLDEST_UNCONFIRMED_SECONDS,
+        UP,
+    ] {
         gauge!(name, &labels[..1]).set(0.0);
     }
 }
@@ -60,7 +68,8 @@ pub fn up(pipeline: &str, is_up: bool) {
 
 /// Events of one relation that are durable.
 pub fn events(pipeline: &str, relation: &str, count: u64) {
-    counter!(EVENTS_TOTAL, "pipeline" => pipeline.to_owned(), "relation" => relation.to_owned()).increment(count);
+    counter!(EVENTS_TOTAL, "pipeline" => pipeline.to_owned(), "relation" => relation.to_owned())
+        .increment(count);
 }
 
 /// Bytes received.
@@ -85,7 +94,8 @@ pub fn restart(pipeline: &str) {
 
 /// WAL that the slot retains.
 pub fn retained_wal(pipeline: &str, bytes: i64) {
-    gauge!(RETAINED_WAL_BYTES, "pipeline" => pipeline.to_owned()).set(approximate(u64::try_from(bytes).unwrap_or(0)));
+    gauge!(RETAINED_WAL_BYTES, "pipeline" => pipeline.to_owned())
+        .set(approximate(u64::try_from(bytes).unwrap_or(0)));
 }
 
 /// A gauge is a float: exact up to 2^53.

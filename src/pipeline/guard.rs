@@ -26,7 +26,12 @@ pub enum Start {
 ///
 /// # Errors
 /// Definite, each with its remedy.
-pub fn decide(stored: Option<Checkpoint>, slot: Option<&SlotState>, now: &Identity, wal_flush_lsn: Lsn) -> Result<Start> {
+pub fn decide(
+    stored: Option<Checkpoint>,
+    slot: Option<&SlotState>,
+    now: &Identity,
+    wal_flush_lsn: Lsn,
+) -> Result<Start> {
     let name = &now.slot;
     let Some(checkpoint) = stored else {
         return match slot {
@@ -41,16 +46,23 @@ pub fn decide(stored: Option<Checkpoint>, slot: Option<&SlotState>, now: &Identi
     }
     let anew = "changes are missing: remove the pipeline with `walgate drop`, then start anew with a copy";
     let Some(slot) = slot else {
-        return Err(Error::definite(format!("slot {name} does not exist any more, the destination's checkpoint is at {}", checkpoint.safe_lsn))
-            .with_hint(anew));
+        return Err(Error::definite(format!(
+            "slot {name} does not exist any more, the destination's checkpoint is at {}",
+            checkpoint.safe_lsn
+        ))
+        .with_hint(anew));
     };
     if slot.is_lost() {
-        let reason = slot.invalidation_reason.as_deref().unwrap_or("its WAL was removed (max_slot_wal_keep_size)");
+        let reason =
+            slot.invalidation_reason.as_deref().unwrap_or("its WAL was removed (max_slot_wal_keep_size)");
         return Err(Error::definite(format!("slot {name} is lost: {reason}")).with_hint(anew));
     }
     if slot.plugin.as_deref() != Some("pgoutput") {
-        return Err(Error::definite(format!("slot {name} has the plugin {}, not pgoutput", slot.plugin.as_deref().unwrap_or("none")))
-            .with_hint("choose another source.slot: this one belongs to another program"));
+        return Err(Error::definite(format!(
+            "slot {name} has the plugin {}, not pgoutput",
+            slot.plugin.as_deref().unwrap_or("none")
+        ))
+        .with_hint("choose another source.slot: this one belongs to another program"));
     }
     let confirmed = slot.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
     not_moved_by_others(name, confirmed, checkpoint.safe_lsn)?;
@@ -88,8 +100,10 @@ pub fn not_moved_by_others(name: &str, confirmed: Lsn, safe_lsn: Lsn) -> Result<
 fn same_source(stored: &Identity, now: &Identity) -> Result<()> {
     let anew = "correct source.url; or, if the source was replaced on purpose, remove the pipeline with `walgate drop` and start anew with a copy";
     let refuse = |what: &str, stored: String, now: String| {
-        Err(Error::definite(format!("the checkpoint belongs to another source: its {what} is {stored}, this one has {now}"))
-            .with_hint(anew))
+        Err(Error::definite(format!(
+            "the checkpoint belongs to another source: its {what} is {stored}, this one has {now}"
+        ))
+        .with_hint(anew))
     };
     if stored.system_identifier != now.system_identifier {
         return refuse("system identifier", stored.system_identifier.clone(), now.system_identifier.clone());
@@ -178,7 +192,13 @@ mod tests {
     use crate::wal::timestamp::Timestamp;
 
     fn identity() -> Identity {
-        Identity { system_identifier: "7".into(), timeline: 1, database_oid: 5, slot: "walgate_hub".into(), options: "a".into() }
+        Identity {
+            system_identifier: "7".into(),
+            timeline: 1,
+            database_oid: 5,
+            slot: "walgate_hub".into(),
+            options: "a".into(),
+        }
     }
 
     fn checkpoint() -> Checkpoint {
@@ -209,7 +229,12 @@ mod tests {
         }
     }
 
-    fn decide_with(stored: Option<Checkpoint>, slot: Option<SlotState>, now: Identity, end: u64) -> Result<Start> {
+    fn decide_with(
+        stored: Option<Checkpoint>,
+        slot: Option<SlotState>,
+        now: Identity,
+        end: u64,
+    ) -> Result<Start> {
         decide(stored, slot.as_ref(), &now, Lsn(end))
     }
 
@@ -238,9 +263,33 @@ mod tests {
             ("slot of another program", decide_with(Some(checkpoint()), Some(wal2json), identity(), 200)),
             ("slot ahead", decide_with(Some(checkpoint()), Some(slot(111)), identity(), 200)),
             ("source went back", decide_with(Some(checkpoint()), Some(slot(50)), identity(), 109)),
-            ("other cluster", decide_with(Some(checkpoint()), Some(slot(50)), Identity { system_identifier: "8".into(), ..identity() }, 200)),
-            ("other database", decide_with(Some(checkpoint()), Some(slot(50)), Identity { database_oid: 6, ..identity() }, 200)),
-            ("options changed inside", decide_with(Some(inside), Some(slot(50)), Identity { options: "b".into(), ..identity() }, 200)),
+            (
+                "other cluster",
+                decide_with(
+                    Some(checkpoint()),
+                    Some(slot(50)),
+                    Identity { system_identifier: "8".into(), ..identity() },
+                    200,
+                ),
+            ),
+            (
+                "other database",
+                decide_with(
+                    Some(checkpoint()),
+                    Some(slot(50)),
+                    Identity { database_oid: 6, ..identity() },
+                    200,
+                ),
+            ),
+            (
+                "options changed inside",
+                decide_with(
+                    Some(inside),
+                    Some(slot(50)),
+                    Identity { options: "b".into(), ..identity() },
+                    200,
+                ),
+            ),
         ];
         for (case, result) in cases {
             let error = result.expect_err(case);
@@ -259,7 +308,8 @@ mod tests {
 
     #[test]
     fn notices_another_history() {
-        let begin = |lsn, xid, time| Message::Begin { final_lsn: Lsn(lsn), commit_time: Timestamp(time), xid };
+        let begin =
+            |lsn, xid, time| Message::Begin { final_lsn: Lsn(lsn), commit_time: Timestamp(time), xid };
         let first = FirstTransaction::expected(&checkpoint(), Lsn(90), "a");
         assert!(!first.look_at(&begin(95, 6, 60)).expect("an earlier one"));
         assert!(first.look_at(&begin(100, 7, 70)).expect("the same one"));

@@ -9,9 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::Pipeline;
 use super::guard::FirstTransaction;
-use super::start::Started;
 use super::status::SharedStatus;
 use crate::change::{Position, Transactions};
 use crate::engine::metrics;
@@ -20,12 +18,14 @@ use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::{Batch, Label, LabelId, Labels, Progress};
 use crate::route::event::{EventWriter, Stamp};
-use crate::route::message::{CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, TRACEPARENT_PREFIX};
+use crate::route::message::{
+    CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, TRACEPARENT_PREFIX,
+};
 use crate::route::plan::TablePlan;
-use crate::route::template::Topic;
+use crate::route::template::{Topic, TopicTemplate};
 use crate::route::value::Style;
 use crate::route::{Route, Router, RowMessage};
-use crate::sink::checkpoint::Phase;
+use crate::sink::checkpoint::{Checkpoint, Phase};
 use crate::wal::connection::ReplicationStream;
 use crate::wal::frame::Frame;
 use crate::wal::pgoutput::{Message, Relation, decode};
@@ -55,6 +55,34 @@ pub struct Truncate {
     /// Its tables, in the order of the message.
     pub relations: Vec<u32>,
     lsn: Lsn,
+}
+
+/// Where frames come from: the walsender's stream, or another source of the same bytes.
+pub trait WalSource {
+    /// The next whole frame, borrowed where it was received; `None`: none is here.
+    ///
+    /// # Errors
+    /// What ended the source.
+    fn next_frame(&mut self) -> Result<Option<&[u8]>>;
+}
+
+impl WalSource for ReplicationStream {
+    fn next_frame(&mut self) -> Result<Option<&[u8]>> {
+        ReplicationStream::next_frame(self)
+    }
+}
+
+/// What a pump is told of the configuration.
+#[derive(Clone, Debug)]
+pub struct PumpSettings {
+    /// `source.name`.
+    pub source_name: String,
+    /// The slot's name, and the pipeline's.
+    pub slot: String,
+    /// `hub.topic`.
+    pub topic: TopicTemplate,
+    /// `source.bigint = "string"`.
+    pub bigint_as_string: bool,
 }
 
 /// See the module.
@@ -97,26 +125,32 @@ impl Pump {
     ///
     /// # Errors
     /// Definite: the name of the dead letters' topic is too long.
-    pub fn new(pipeline: &Pipeline, started: &Started, first: FirstTransaction, caught_up: Option<String>) -> Result<Pump> {
-        let style = Style { bigint_as_string: pipeline.config.source.bigint_as_string };
-        let dead_letters = Topic::legal(format!("{}.dead-letter", pipeline.name()))
+    pub fn new(
+        settings: &PumpSettings,
+        labels: Arc<Labels>,
+        checkpoint: &Checkpoint,
+        first: FirstTransaction,
+        caught_up: Option<String>,
+    ) -> Result<Pump> {
+        let style = Style { bigint_as_string: settings.bigint_as_string };
+        let dead_letters = Topic::legal(format!("{}.{}.dead-letter", settings.source_name, settings.slot))
             .map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))?;
         Ok(Pump {
-            router: Router::new(&pipeline.source_name, EventWriter::new(style)),
-            messages: MessageWriter::new(&pipeline.source_name, pipeline.config.hub.topic.clone(), dead_letters.legal),
-            labels: started.labels.clone(),
+            router: Router::new(&settings.source_name, EventWriter::new(style)),
+            messages: MessageWriter::new(&settings.source_name, settings.topic.clone(), dead_letters.legal),
+            labels,
             relations: HashMap::new(),
             transactions: Transactions::default(),
-            resume: started.checkpoint.position(),
-            progress: Progress { phase: Phase::Streaming, ..started.progress() },
+            resume: checkpoint.position(),
+            progress: Progress { phase: Phase::Streaming, ..checkpoint.progress() },
             batch: Batch::default(),
             delivered: VecDeque::new(),
             first: Some(first),
-            source_name: pipeline.source_name.clone(),
-            pipeline: pipeline.slot.clone(),
+            source_name: settings.source_name.clone(),
+            pipeline: settings.slot.clone(),
             oldest_change: None,
-            received_lsn: started.checkpoint.safe_lsn,
-            source_lsn: started.checkpoint.safe_lsn,
+            received_lsn: checkpoint.safe_lsn,
+            source_lsn: checkpoint.safe_lsn,
             reply_requested: false,
             target: caught_up.map(Target::Message),
             dead_letters: 0,
@@ -127,12 +161,12 @@ impl Pump {
     ///
     /// # Errors
     /// Definite: a malformed frame, a broken order, a value that its type cannot have.
-    pub fn pump(&mut self, connection: &mut ReplicationStream) -> Result<Pumped> {
+    pub fn pump(&mut self, source: &mut impl WalSource) -> Result<Pumped> {
         loop {
             if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() >= BATCH_EVENTS_MAX {
                 return Ok(Pumped::Full);
             }
-            let Some(bytes) = connection.next_frame()? else { return Ok(Pumped::Dry) };
+            let Some(bytes) = source.next_frame()? else { return Ok(Pumped::Dry) };
             match Frame::decode(bytes)? {
                 Frame::Keepalive { wal_end, reply_requested, .. } => {
                     self.source_lsn = self.source_lsn.max(wal_end);
@@ -163,7 +197,9 @@ impl Pump {
         }
         match message {
             Message::Insert { relation, new } => self.row(lsn, relation, &RowMessage::Insert(new))?,
-            Message::Update { relation, old, new } => self.row(lsn, relation, &RowMessage::Update(old, new))?,
+            Message::Update { relation, old, new } => {
+                self.row(lsn, relation, &RowMessage::Update(old, new))?
+            }
             Message::Delete { relation, old } => self.row(lsn, relation, &RowMessage::Delete(old))?,
             Message::Begin { final_lsn, commit_time, xid } => {
                 self.transactions.begin(final_lsn, commit_time, xid)?;
@@ -219,7 +255,14 @@ impl Pump {
         Ok(())
     }
 
-    fn logical(&mut self, transactional: bool, lsn: Lsn, sent_at: Timestamp, prefix: &str, content: &[u8]) -> Result<()> {
+    fn logical(
+        &mut self,
+        transactional: bool,
+        lsn: Lsn,
+        sent_at: Timestamp,
+        prefix: &str,
+        content: &[u8],
+    ) -> Result<()> {
         if !transactional {
             let position = Position::outside_transactions(lsn);
             if position <= self.resume || prefix != OUTBOX_PREFIX {
@@ -248,8 +291,13 @@ impl Pump {
             OUTBOX_PREFIX if position > self.resume => {
                 self.oldest_change.get_or_insert(transaction.commit_time);
                 let place = MessagePlace { lsn, number: position.ordinal };
-                let is_dead =
-                    self.messages.write(&mut self.batch, &self.labels, self.router.stamp(), place, content)?;
+                let is_dead = self.messages.write(
+                    &mut self.batch,
+                    &self.labels,
+                    self.router.stamp(),
+                    place,
+                    content,
+                )?;
                 self.dead_letters += u64::from(is_dead);
             }
             _ => {}

@@ -97,7 +97,9 @@ impl Started {
 pub async fn take_lock(pipeline: &Pipeline, wish: &watch::Receiver<Wish>) -> Result<Option<Lock>> {
     let mut wish = wish.clone();
     loop {
-        if let Some(lock) = Lock::try_take(&pipeline.url, &pipeline.application_name(), &pipeline.slot).await? {
+        if let Some(lock) =
+            Lock::try_take(&pipeline.url, &pipeline.application_name(), &pipeline.slot).await?
+        {
             return Ok(Some(lock));
         }
         pipeline.status.enter(State::Standby);
@@ -154,9 +156,11 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let tables = matched_tables(pipeline, &client).await?;
     let labels = Arc::new(Labels::default());
     let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
-    let names: Vec<String> = topics_of.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let names: Vec<String> =
+        topics_of.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
 
-    let mut copied_before: BTreeSet<u32> = states.values().filter(|state| !state.done).map(|state| state.oid).collect();
+    let mut copied_before: BTreeSet<u32> =
+        states.values().filter(|state| !state.done).map(|state| state.oid).collect();
     if pipeline.config.source.snapshot == SnapshotMode::Never {
         let new: Vec<TableState> = tables
             .iter()
@@ -168,7 +172,8 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     } else if is_fresh {
         let (opened, found) = blocking(move || hub.has_events(&names).map(|found| (hub, found))).await?;
         hub = opened;
-        copied_before.extend(topics_of.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
+        copied_before
+            .extend(topics_of.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
     }
 
     let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
@@ -187,7 +192,14 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
 
 /// The state of a table's copy.
 pub fn state_of(table: &SourceTable, copied_at: Lsn, done: bool, rows: u64) -> TableState {
-    TableState { oid: table.oid, schema: table.schema.clone(), table: table.name.clone(), copied_at, done, rows }
+    TableState {
+        oid: table.oid,
+        schema: table.schema.clone(),
+        table: table.name.clone(),
+        copied_at,
+        done,
+        rows,
+    }
 }
 
 /// Runs what blocks on a thread that may.
@@ -218,7 +230,10 @@ async fn identify(
     let timeline: u32 = field(1)?.parse().map_err(|_| unreadable())?;
     let wal_flush_lsn: Lsn = field(2)?.parse().map_err(|_| unreadable())?;
     let database = client
-        .query_one("SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()", &[])
+        .query_one(
+            "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+            &[],
+        )
         .await
         .map_err(classify)?;
     let identity = Identity {
@@ -252,26 +267,34 @@ async fn publications_exist(pipeline: &Pipeline, client: &Client) -> Result<()> 
     let existing = pipeline.publications.existing(client).await?;
     match pipeline.publications.names().iter().find(|name| !existing.contains(name)) {
         None => Ok(()),
-        Some(missing) => Err(Error::definite(format!("publication {missing} does not exist any more: changes may be missing"))
-            .with_hint("remove the pipeline with `walgate drop`, then start anew with a copy")),
+        Some(missing) => Err(Error::definite(format!(
+            "publication {missing} does not exist any more: changes may be missing"
+        ))
+        .with_hint("remove the pipeline with `walgate drop`, then start anew with a copy")),
     }
 }
 
 /// Tables that were copied and have left the rules or the publication since: what changed meanwhile
 /// is not in the stream, so should they come back, they are copied again.
-async fn lost_tables(pipeline: &Pipeline, client: &Client, states: &BTreeMap<u32, TableState>) -> Result<Vec<TableState>> {
+async fn lost_tables(
+    pipeline: &Pipeline,
+    client: &Client,
+    states: &BTreeMap<u32, TableState>,
+) -> Result<Vec<TableState>> {
     let members = pipeline.publications.members(client).await?;
     let tables = catalog::tables(client, None).await?;
-    let is_taken = |oid: u32| {
-        tables.iter().any(|table| table.oid == oid && rule_of(pipeline, table).is_some())
-    };
+    let is_taken =
+        |oid: u32| tables.iter().any(|table| table.oid == oid && rule_of(pipeline, table).is_some());
     let lost: Vec<TableState> = states
         .values()
         .filter(|state| state.done && !(members.contains(&state.oid) && is_taken(state.oid)))
         .map(|state| TableState { done: false, ..state.clone() })
         .collect();
     for state in &lost {
-        tracing::warn!(table = format!("{}.{}", state.schema, state.table), "left the rules or the publication; it is copied again should it come back");
+        tracing::warn!(
+            table = format!("{}.{}", state.schema, state.table),
+            "left the rules or the publication; it is copied again should it come back"
+        );
     }
     Ok(lost)
 }
@@ -287,7 +310,10 @@ async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
     let taken: Vec<&SourceTable> =
         tables.iter().filter(|table| table.is_logged && rule_of(pipeline, table).is_some()).collect();
     for table in taken.iter().filter(|table| !table.has_usable_identity()) {
-        tracing::warn!(table = table.display_name(), "has no usable replica identity: its updates and deletes are not seen");
+        tracing::warn!(
+            table = table.display_name(),
+            "has no usable replica identity: its updates and deletes are not seen"
+        );
     }
     pipeline.publications.synchronize(client, &taken).await
 }
@@ -311,10 +337,12 @@ pub async fn matched_tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<
         if !members.contains(&table.oid) {
             continue;
         }
-        let published = published.as_ref().and_then(|tables| tables.iter().find(|one| one.oid == table.oid)).cloned();
+        let published =
+            published.as_ref().and_then(|tables| tables.iter().find(|one| one.oid == table.oid)).cloned();
         matched.push(MatchedTable { rule: rule.clone(), table, published });
     }
-    for rule in pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact()) {
+    for rule in pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact())
+    {
         if !matched.iter().any(|matched| matched.rule.name == rule.name) {
             return Err(Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
                 "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
@@ -332,13 +360,15 @@ fn topics_of(
     tables: &[MatchedTable],
 ) -> Result<Vec<(u32, String)>> {
     use crate::route::template::TopicNames;
-    let context = PlanContext { source_name: &pipeline.source_name, types, labels, topic: &pipeline.config.hub.topic };
+    let context =
+        PlanContext { source_name: &pipeline.source_name, types, labels, topic: &pipeline.config.hub.topic };
     let mut taken: BTreeMap<String, (String, String)> = BTreeMap::new();
     let mut topics = Vec::new();
     for matched in tables {
         let table = &matched.table;
         // Compiled for its errors: a rule that does not fit its table is found before anything starts.
-        let plan = TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO)?;
+        let plan =
+            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO)?;
         debug_assert_eq!(plan.oid, table.oid);
         let names = TopicNames {
             source: &pipeline.source_name,
@@ -346,8 +376,10 @@ fn topics_of(
             table: &table.name,
             aggregate_type: matched.rule.aggregate_type.as_deref().unwrap_or(&table.name),
         };
-        let topic = pipeline.config.hub.topic.render(&names).map_err(|error| Error::definite(error.to_string()))?;
-        let known = taken.entry(topic.collision_key()).or_insert_with(|| (topic.raw.clone(), table.display_name()));
+        let topic =
+            pipeline.config.hub.topic.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let known =
+            taken.entry(topic.collision_key()).or_insert_with(|| (topic.raw.clone(), table.display_name()));
         if known.0 != topic.raw {
             return Err(Error::definite(format!(
                 "tables {} and {} would share the topic {}, which Kafka's naming rules make of both",
@@ -381,4 +413,3 @@ async fn create_slot(pipeline: &Pipeline, client: &Client) -> Result<Lsn> {
         () = watching => unreachable!("watching never ends"),
     }
 }
-

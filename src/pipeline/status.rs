@@ -86,7 +86,11 @@ pub struct SharedStatus(Arc<Mutex<PipelineStatus>>);
 impl SharedStatus {
     /// Of a pipeline that has not begun.
     pub fn new(pipeline: &str, sink: &'static str) -> Self {
-        SharedStatus(Arc::new(Mutex::new(PipelineStatus { pipeline: pipeline.to_owned(), sink, ..Default::default() })))
+        SharedStatus(Arc::new(Mutex::new(PipelineStatus {
+            pipeline: pipeline.to_owned(),
+            sink,
+            ..Default::default()
+        })))
     }
 
     /// Changes it.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::guard::{self, FirstTransaction};
-use super::pump::{Pump, Pumped};
+use super::pump::{Pump, PumpSettings, Pumped};
 use super::start::{STREAM_OPTIONS, Started, blocking, rule_of};
 use super::status::State;
 use super::{Ended, Pipeline, Wish, drain_wished};
@@ -63,7 +63,12 @@ const BACKLOG_OVER_TIME: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// Any; see [`Pipeline::run`].
-pub async fn run(pipeline: &Pipeline, started: Started, lock: &Lock, wish: &mut watch::Receiver<Wish>) -> Result<Ended> {
+pub async fn run(
+    pipeline: &Pipeline,
+    started: Started,
+    lock: &Lock,
+    wish: &mut watch::Receiver<Wish>,
+) -> Result<Ended> {
     let mut stream = Stream::open(pipeline, started).await?;
     pipeline.status.enter(State::Streaming);
     let ended = tokio::select! {
@@ -106,9 +111,10 @@ impl<'p> Stream<'p> {
         options.push(("publication_names", &publication_names));
         // From 0/0, so from what is confirmed: the transaction of the checkpoint is sent again where
         // it can be, and so a source with another history shows itself.
-        let connection = replication.start_replication(slot_name, Lsn::ZERO, &options).await.map_err(|error| {
-            error.context(format_args!("slot {slot_name}"))
-        })?;
+        let connection = replication
+            .start_replication(slot_name, Lsn::ZERO, &options)
+            .await
+            .map_err(|error| error.context(format_args!("slot {slot_name}")))?;
         let confirmed_now = confirmed_lsn(&started.client, slot_name).await?;
         guard::not_moved_by_others(slot_name, confirmed_now, started.checkpoint.safe_lsn)?;
         let caught_up = match pipeline.until_caught_up {
@@ -116,10 +122,17 @@ impl<'p> Stream<'p> {
             false => None,
         };
         failpoint::hit("stream.after-start");
-        let first = FirstTransaction::expected(&started.checkpoint, confirmed, &started.checkpoint.identity.options);
+        let first =
+            FirstTransaction::expected(&started.checkpoint, confirmed, &started.checkpoint.identity.options);
+        let settings = PumpSettings {
+            source_name: pipeline.source_name.clone(),
+            slot: slot_name.clone(),
+            topic: pipeline.config.hub.topic.clone(),
+            bigint_as_string: pipeline.config.source.bigint_as_string,
+        };
         let now = Instant::now();
         Ok(Stream {
-            pump: Pump::new(pipeline, &started, first, caught_up)?,
+            pump: Pump::new(&settings, started.labels.clone(), &started.checkpoint, first, caught_up)?,
             pipeline,
             started,
             connection,
@@ -211,7 +224,10 @@ impl<'p> Stream<'p> {
         }
         let moves = self.pump.safe_lsn() > self.started.ledger.handed_lsn();
         let is_asked = self.is_server_waiting && self.started.ledger.is_empty();
-        moves && (is_asked || self.pump.is_target_reached() || self.checkpoint_at.elapsed() >= IDLE_CHECKPOINT_TIME)
+        moves
+            && (is_asked
+                || self.pump.is_target_reached()
+                || self.checkpoint_at.elapsed() >= IDLE_CHECKPOINT_TIME)
     }
 
     async fn take(&mut self, outcome: Option<Outcome>) -> Result<()> {
@@ -326,7 +342,10 @@ impl<'p> Stream<'p> {
         let copied_at = match self.started.states.get(&oid) {
             Some(state) => state.copied_at,
             None if known.is_some() => {
-                tracing::info!(table = format!("{}.{}", relation.namespace, relation.name), "new table: it is copied first");
+                tracing::info!(
+                    table = format!("{}.{}", relation.namespace, relation.name),
+                    "new table: it is copied first"
+                );
                 return Ok(false);
             }
             // Dropped since: all that ever was of it is in the stream.
@@ -336,7 +355,13 @@ impl<'p> Stream<'p> {
             self.started.types = catalog::types(&self.started.client).await?;
         }
         let primary_key = known.map(|table| table.primary_key).unwrap_or_default();
-        let plan = TablePlan::compile(&self.started.plan_context(self.pipeline), &relation, rule, &primary_key, copied_at)?;
+        let plan = TablePlan::compile(
+            &self.started.plan_context(self.pipeline),
+            &relation,
+            rule,
+            &primary_key,
+            copied_at,
+        )?;
         self.pump.install(relation, Some(Route::Events(Box::new(plan))));
         Ok(true)
     }
@@ -354,11 +379,13 @@ impl<'p> Stream<'p> {
             let topic = known.get(plan.op(Op::Truncate).label.index()).map(|label| label.topic.clone());
             let topic = topic.expect("a plan's labels are interned");
             let topics = self.started.topics.clone();
-            counts.push(blocking(move || {
-                topics.ensure(std::slice::from_ref(&topic))?;
-                topics.partitions(&topic)
-            })
-            .await?);
+            counts.push(
+                blocking(move || {
+                    topics.ensure(std::slice::from_ref(&topic))?;
+                    topics.partitions(&topic)
+                })
+                .await?,
+            );
         }
         Ok(counts)
     }
@@ -380,7 +407,10 @@ impl<'p> Stream<'p> {
                 ))
                 .with_hint("start again to have it published and copied again, or leave it out by a rule with mode = \"off\""));
             }
-            let is_new = is_taken && !is_copied && table.is_logged && (is_member || pipeline.publications.is_managed());
+            let is_new = is_taken
+                && !is_copied
+                && table.is_logged
+                && (is_member || pipeline.publications.is_managed());
             if is_new {
                 tracing::info!(table = table.display_name(), "new table: it is copied first");
                 return Ok(true);
@@ -398,7 +428,11 @@ impl<'p> Stream<'p> {
         match drained {
             Ok(result) => result,
             Err(_) => {
-                tracing::warn!(?limit, in_flight_bytes = self.started.ledger.in_flight_bytes(), "not everything became durable in time; the next start goes on from the checkpoint");
+                tracing::warn!(
+                    ?limit,
+                    in_flight_bytes = self.started.ledger.in_flight_bytes(),
+                    "not everything became durable in time; the next start goes on from the checkpoint"
+                );
                 Ok(())
             }
         }
@@ -432,7 +466,9 @@ impl<'p> Stream<'p> {
 
 async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {
     let state = slot::state(client, slot_name).await?;
-    state.and_then(|state| state.confirmed_flush_lsn).ok_or_else(|| Error::transient(format!("slot {slot_name} is gone")))
+    state
+        .and_then(|state| state.confirmed_flush_lsn)
+        .ok_or_else(|| Error::transient(format!("slot {slot_name} is gone")))
 }
 
 /// A slot that was invalidated under a running walsender is noticed here at the latest.
@@ -452,7 +488,10 @@ async fn emit_target(pipeline: &Pipeline) -> Result<String> {
     let client = connect(&pipeline.url, &pipeline.application_name()).await?;
     let nonce = format!("{}/{}/{}", pipeline.slot, std::process::id(), now().0);
     client
-        .execute("SELECT pg_catalog.pg_logical_emit_message(true, $1::text, $2::text)", &[&CAUGHT_UP_PREFIX, &nonce])
+        .execute(
+            "SELECT pg_catalog.pg_logical_emit_message(true, $1::text, $2::text)",
+            &[&CAUGHT_UP_PREFIX, &nonce],
+        )
         .await
         .map_err(|error| classify(error).context("the message that marks the end cannot be written"))?;
     Ok(nonce)
@@ -462,4 +501,3 @@ fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
-

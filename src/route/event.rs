@@ -35,7 +35,8 @@ pub struct Stamp {
 impl Stamp {
     /// The stamp of a streamed transaction.
     pub fn of_transaction(source_name: &str, transaction: &Transaction) -> Self {
-        let mut stamp = Stamp::at(source_name, transaction.commit_lsn, transaction.commit_time, Some(transaction.xid));
+        let mut stamp =
+            Stamp::at(source_name, transaction.commit_lsn, transaction.commit_time, Some(transaction.xid));
         stamp.set_origin(transaction);
         stamp
     }
@@ -162,7 +163,12 @@ impl EventWriter {
         event: &RowEvent<'_, '_>,
     ) -> Result<()> {
         let result = self.try_write_row(batch, plan, stamp, event);
-        result.map_err(|error| error.context(format_args!("table {}, change {:08X} at {}", plan.relation, event.number, event.lsn)))
+        result.map_err(|error| {
+            error.context(format_args!(
+                "table {}, change {:08X} at {}",
+                plan.relation, event.number, event.lsn
+            ))
+        })
     }
 
     fn try_write_row(
@@ -182,7 +188,9 @@ impl EventWriter {
             out.extend_from_slice(if has_aggregate { &self.key } else { plan.table.as_bytes() });
         });
         let moved = match event.moved {
-            Some(cells) if self.write_aggregate(plan, cells)? => Some(append(out, |out| out.extend_from_slice(&self.key))),
+            Some(cells) if self.write_aggregate(plan, cells)? => {
+                Some(append(out, |out| out.extend_from_slice(&self.key)))
+            }
             _ => None,
         };
 
@@ -191,7 +199,11 @@ impl EventWriter {
         append_json_string(out, id.clone())?;
         out.pop();
         out.extend_from_slice(&op.head_json);
-        if has_aggregate { append_json_string(out, key.clone())? } else { out.extend_from_slice(b"null") }
+        if has_aggregate {
+            append_json_string(out, key.clone())?
+        } else {
+            out.extend_from_slice(b"null")
+        }
         out.extend_from_slice(&op.op_json);
         out.extend_from_slice(&stamp.occurred_at);
         out.extend_from_slice(&plan.source_json);
@@ -218,7 +230,8 @@ impl EventWriter {
         out.extend_from_slice(br#","claim":null}"#);
         let value = start..out.len();
 
-        let traceparent = stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
+        let traceparent =
+            stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
         let moved = moved.map(if is_delete { Moved::To } else { Moved::From });
         batch.events.push(Event { label: op.label, partition: None, id, key, value, moved, traceparent });
         Ok(())
@@ -257,8 +270,17 @@ impl EventWriter {
             br#"null,"before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
         );
         let value = start..out.len();
-        let traceparent = stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
-        batch.events.push(Event { label: op.label, partition: Some(partition), id, key, value, moved: None, traceparent });
+        let traceparent =
+            stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
+        batch.events.push(Event {
+            label: op.label,
+            partition: Some(partition),
+            id,
+            key,
+            value,
+            moved: None,
+            traceparent,
+        });
         Ok(())
     }
 
@@ -283,7 +305,8 @@ impl EventWriter {
                     }
                     match cells.get(*at) {
                         Some(Value::Text(text)) => {
-                            value::write_string(&mut self.key, text).map_err(|error| value_error(plan, *at, error))?;
+                            value::write_string(&mut self.key, text)
+                                .map_err(|error| value_error(plan, *at, error))?;
                         }
                         Some(Value::Null) => self.key.extend_from_slice(b"null"),
                         _ => return Err(missing_key(plan, *at)),
@@ -346,8 +369,7 @@ pub(super) fn append_json_string(out: &mut Vec<u8>, range: Range<usize>) -> Resu
         return Ok(());
     }
     let text = text.to_vec();
-    value::write_string(out, &text)
-        .map_err(|error| Error::definite("a key is not UTF-8").with_source(error))
+    value::write_string(out, &text).map_err(|error| Error::definite("a key is not UTF-8").with_source(error))
 }
 
 pub(super) fn write_id(out: &mut Vec<u8>, stamp: &Stamp, number: u64) {
@@ -366,7 +388,12 @@ fn write_number(out: &mut Vec<u8>, number: u64) {
 fn write_unchanged(out: &mut Vec<u8>, plan: &TablePlan, cells: &[Value<'_>]) {
     out.push(b'[');
     let mut separator: &[u8] = b"";
-    for (column, _) in plan.columns.iter().zip(cells).filter(|(column, cell)| column.is_published && matches!(cell, Value::Unchanged)) {
+    for (column, _) in plan
+        .columns
+        .iter()
+        .zip(cells)
+        .filter(|(column, cell)| column.is_published && matches!(cell, Value::Unchanged))
+    {
         out.extend_from_slice(separator);
         separator = b",";
         let name = column.name_json.strip_suffix(b":").expect("a name ends with its colon");
@@ -397,8 +424,9 @@ fn column_name(plan: &TablePlan, at: usize) -> String {
 }
 
 fn missing_key(plan: &TablePlan, at: usize) -> Error {
-    Error::definite(format!("the aggregate id's column {} was not sent", column_name(plan, at)))
-        .with_hint("give the table REPLICA IDENTITY FULL, or choose an aggregate_id within its replica identity")
+    Error::definite(format!("the aggregate id's column {} was not sent", column_name(plan, at))).with_hint(
+        "give the table REPLICA IDENTITY FULL, or choose an aggregate_id within its replica identity",
+    )
 }
 
 fn value_error(plan: &TablePlan, at: usize, error: value::ValueError) -> Error {

@@ -64,7 +64,12 @@ pub struct MessageWriter {
 impl MessageWriter {
     /// `dead_letter_topic` is `<source.name>.<slot name>.dead-letter`.
     pub fn new(source_name: &str, topic: TopicTemplate, dead_letter_topic: String) -> Self {
-        MessageWriter { source_name: source_name.to_owned(), topic, dead_letter_topic, labels: HashMap::new() }
+        MessageWriter {
+            source_name: source_name.to_owned(),
+            topic,
+            dead_letter_topic,
+            labels: HashMap::new(),
+        }
     }
 
     /// Appends the event of one `walgate.outbox` message; returns whether it became a dead letter.
@@ -99,7 +104,9 @@ impl MessageWriter {
         stamp.write_message_source(out, &self.source_name, place);
         value::write_value(out, &Kind::Json, parsed.payload.get().as_bytes(), &Style::default())
             .map_err(|error| Error::definite("a message's payload is not JSON").with_source(error))?;
-        out.extend_from_slice(br#","before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#);
+        out.extend_from_slice(
+            br#","before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
+        );
         let value = start..out.len();
         let traceparent = stamp.traceparent().map(|text| append(out, |out| out.extend_from_slice(text)));
         batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent });
@@ -116,7 +123,9 @@ impl MessageWriter {
     ) -> Result<()> {
         out.extend_from_slice(br#"{"v":1,"id":"#);
         append_json_string(out, id)?;
-        for (name, text) in [("type", event_type), ("aggregate_type", aggregate_type), ("aggregate_id", aggregate_id)] {
+        for (name, text) in
+            [("type", event_type), ("aggregate_type", aggregate_type), ("aggregate_id", aggregate_id)]
+        {
             write!(out, ",\"{name}\":").expect("a Vec takes every byte");
             out.extend_from_slice(&json_string(text));
         }
@@ -173,7 +182,8 @@ impl MessageWriter {
         let start = out.len();
         out.extend_from_slice(br#"{"v":1,"id":"#);
         append_json_string(out, id.clone())?;
-        write!(out, r#","lsn":"{}","prefix":"{OUTBOX_PREFIX}","reason":"#, place.lsn).expect("a Vec takes every byte");
+        write!(out, r#","lsn":"{}","prefix":"{OUTBOX_PREFIX}","reason":"#, place.lsn)
+            .expect("a Vec takes every byte");
         out.extend_from_slice(&json_string(reason));
         out.extend_from_slice(br#","content":"#);
         out.extend_from_slice(&json_string(&String::from_utf8_lossy(content)));

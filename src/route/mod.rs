@@ -99,7 +99,14 @@ impl Router {
     /// # Errors
     /// Definite: a relation that was never described, columns that do not fit it, a value that its
     /// type cannot have.
-    pub fn row(&mut self, batch: &mut Batch, oid: u32, position: Position, lsn: Lsn, row: &RowMessage<'_>) -> Result<()> {
+    pub fn row(
+        &mut self,
+        batch: &mut Batch,
+        oid: u32,
+        position: Position,
+        lsn: Lsn,
+        row: &RowMessage<'_>,
+    ) -> Result<()> {
         let plan = match self.routes.get(&oid) {
             Some(Route::Events(plan)) if self.commit_lsn >= plan.copied_at => plan,
             Some(Route::Events(_) | Route::Off) => return Ok(()),
@@ -131,11 +138,20 @@ impl Router {
     }
 
     /// Routes the truncation of one table, for each partition of its topic.
-    pub fn truncate(&mut self, batch: &mut Batch, oid: u32, position: Position, lsn: Lsn, partitions: i32) -> Result<()> {
+    pub fn truncate(
+        &mut self,
+        batch: &mut Batch,
+        oid: u32,
+        position: Position,
+        lsn: Lsn,
+        partitions: i32,
+    ) -> Result<()> {
         match self.routes.get(&oid) {
-            Some(Route::Events(plan)) if self.commit_lsn >= plan.copied_at => (0..partitions).try_for_each(|partition| {
-                self.writer.write_truncate(batch, plan, &self.stamp, lsn, position.ordinal, partition)
-            }),
+            Some(Route::Events(plan)) if self.commit_lsn >= plan.copied_at => {
+                (0..partitions).try_for_each(|partition| {
+                    self.writer.write_truncate(batch, plan, &self.stamp, lsn, position.ordinal, partition)
+                })
+            }
             Some(Route::Events(_) | Route::Off) => Ok(()),
             None => Err(unknown_relation(oid, lsn)),
         }
@@ -237,6 +253,8 @@ fn published_equal(plan: &TablePlan, old: &[Value<'_>], new: &[Value<'_>]) -> bo
 }
 
 fn unknown_relation(oid: u32, lsn: Lsn) -> Error {
-    Error::definite(format!("a change at {lsn} is of the relation with OID {oid}, which the server never described"))
-        .with_hint("report this with the server's version; nothing past the last whole transaction was confirmed")
+    Error::definite(format!(
+        "a change at {lsn} is of the relation with OID {oid}, which the server never described"
+    ))
+    .with_hint("report this with the server's version; nothing past the last whole transaction was confirmed")
 }

@@ -133,7 +133,8 @@ impl TablePlan {
         copied_at: Lsn,
     ) -> Result<TablePlan> {
         let qualified = format!("{}.{}", relation.namespace, relation.name);
-        let refuse = |message: String| Error::definite(format!("table {qualified}, {}: {message}", rule.key_path));
+        let refuse =
+            |message: String| Error::definite(format!("table {qualified}, {}: {message}", rule.key_path));
         let is_full = relation.replica_identity == ReplicaIdentity::Full;
         let index_of = |name: &String| {
             relation.columns.iter().position(|column| column.name == *name).ok_or_else(|| {
@@ -153,10 +154,17 @@ impl TablePlan {
             None => key.clone(),
         };
         let has_identity = relation.columns.iter().any(|column| column.key);
-        if has_identity && let Some(&outside) = aggregate.iter().find(|&&at| !is_full && !is_key(relation, at)) {
+        if has_identity
+            && let Some(&outside) = aggregate.iter().find(|&&at| !is_full && !is_key(relation, at))
+        {
             let name = relation.columns.get(outside).map_or("", |column| column.name.as_str());
-            return Err(refuse(format!("the aggregate id's column \"{name}\" is not in the replica identity"))
-                .with_hint(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", crate::wal::sql::quote_qualified(&relation.namespace, &relation.name))));
+            return Err(refuse(format!(
+                "the aggregate id's column \"{name}\" is not in the replica identity"
+            ))
+            .with_hint(format!(
+                "ALTER TABLE {} REPLICA IDENTITY FULL;",
+                crate::wal::sql::quote_qualified(&relation.namespace, &relation.name)
+            )));
         }
 
         let published = published_columns(relation, rule, &index_of)?;
@@ -167,7 +175,9 @@ impl TablePlan {
                     .with_hint(format!("add \"{name}\" to columns")));
             }
         }
-        let is_published = |at: usize| published.get(at).copied().unwrap_or(false) || key.contains(&at) || aggregate.contains(&at);
+        let is_published = |at: usize| {
+            published.get(at).copied().unwrap_or(false) || key.contains(&at) || aggregate.contains(&at)
+        };
 
         let columns: Vec<ColumnPlan> = relation
             .columns
@@ -188,8 +198,11 @@ impl TablePlan {
             aggregate_type: &aggregate_type,
         };
         let topic = context.topic.render(&names).map_err(|error| refuse(error.to_string()))?;
-        let type_names =
-            EventTypeNames { schema: &relation.namespace, table: &relation.name, aggregate_type: &aggregate_type };
+        let type_names = EventTypeNames {
+            schema: &relation.namespace,
+            table: &relation.name,
+            aggregate_type: &aggregate_type,
+        };
         let ops = Op::ALL.map(|op| {
             let event_type = rule.event_type.render(&type_names, op.word());
             OpPlan {

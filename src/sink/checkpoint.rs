@@ -160,7 +160,13 @@ mod tests {
     fn stored_form_round_trips() {
         let mut checkpoint = Checkpoint::pending(identity());
         let position = Position { commit_lsn: Lsn(0x193_B748), ordinal: 6 };
-        checkpoint.advance(&Progress { phase: Phase::Streaming, position, safe_lsn: Lsn(0x193_B700), xid: 757, commit_time: Timestamp(5) });
+        checkpoint.advance(&Progress {
+            phase: Phase::Streaming,
+            position,
+            safe_lsn: Lsn(0x193_B700),
+            xid: 757,
+            commit_time: Timestamp(5),
+        });
         let text = serde_json::to_string(&checkpoint).expect("plain data");
         assert!(text.contains("\"commit_lsn\":\"0/193B748\""), "{text}");
         assert_eq!(serde_json::from_str::<Checkpoint>(&text).expect("its own form"), checkpoint);

@@ -65,13 +65,19 @@ impl Directory {
         match handle.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(Error::fenced(format!("the hub directory {} is locked by another process", path.display()))
-                    .with_hint("the other process is running, or frozen; this one waits as its standby"));
+                return Err(Error::fenced(format!(
+                    "the hub directory {} is locked by another process",
+                    path.display()
+                ))
+                .with_hint("the other process is running, or frozen; this one waits as its standby"));
             }
-            Err(std::fs::TryLockError::Error(error)) => return Err(io_error(path, "cannot be locked", error)),
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(io_error(path, "cannot be locked", error));
+            }
         }
         let contents = read_contents(path)?;
-        let mut directory = Directory { path: path.to_owned(), handle, contents: contents.clone().unwrap_or_default() };
+        let mut directory =
+            Directory { path: path.to_owned(), handle, contents: contents.clone().unwrap_or_default() };
         match contents {
             Some(_) => directory.cut_off()?,
             None => directory.adopt()?,
@@ -112,7 +118,10 @@ impl Directory {
         for topic in topics(&self.path)? {
             let path = self.topic_path(&topic);
             let whole = self.topic_bytes(&topic);
-            let file = OpenOptions::new().write(true).open(&path).map_err(|error| io_error(&path, "cannot be opened", error))?;
+            let file = OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .map_err(|error| io_error(&path, "cannot be opened", error))?;
             let length = file.metadata().map_err(|error| io_error(&path, "cannot be read", error))?.len();
             if length < whole {
                 return Err(Error::definite(format!(
@@ -133,7 +142,8 @@ impl Directory {
     fn adopt(&mut self) -> Result<()> {
         for topic in topics(&self.path)? {
             let path = self.topic_path(&topic);
-            let length = whole_lines_bytes(&path).map_err(|error| io_error(&path, "cannot be read", error))?;
+            let length =
+                whole_lines_bytes(&path).map_err(|error| io_error(&path, "cannot be read", error))?;
             self.contents.lengths.insert(topic, length);
         }
         self.cut_off()
@@ -234,7 +244,9 @@ fn io_error(path: &Path, what: &str, error: std::io::Error) -> Error {
             "free some space and start again: nothing was confirmed that is not on the disk"
         }
         std::io::ErrorKind::PermissionDenied => "give the user that runs walgate the right to write there",
-        _ => "see to the disk and its file system, then start again: nothing was confirmed that is not on the disk",
+        _ => {
+            "see to the disk and its file system, then start again: nothing was confirmed that is not on the disk"
+        }
     };
     Error::definite(format!("{} {what}", path.display())).with_source(error).with_hint(hint)
 }

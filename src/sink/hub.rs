@@ -114,7 +114,12 @@ impl OpenHub {
     ///
     /// # Errors
     /// Definite when properties are wrong.
-    pub fn start(self, name: &str, checkpoint: Checkpoint, labels: &Arc<Labels>) -> Result<(Worker, Arc<HubTopics>)> {
+    pub fn start(
+        self,
+        name: &str,
+        checkpoint: Checkpoint,
+        labels: &Arc<Labels>,
+    ) -> Result<(Worker, Arc<HubTopics>)> {
         match self {
             OpenHub::File(directory) => {
                 let sink = FileSink::new(directory, checkpoint, labels.clone());
@@ -126,11 +131,13 @@ impl OpenHub {
                     Arc::into_inner(topics).expect("only the open hub holds the topics"),
                 ));
                 let worker = match hub.delivery {
-                    Delivery::ExactlyOnce => {
-                        Worker::start(name, ExactlyOnce::new(session, checkpoint, topics.clone(), labels.clone()))?
-                    }
+                    Delivery::ExactlyOnce => Worker::start(
+                        name,
+                        ExactlyOnce::new(session, checkpoint, topics.clone(), labels.clone()),
+                    )?,
                     Delivery::AtLeastOnce => {
-                        let sink = AtLeastOnce::new(kafka, session, checkpoint, topics.clone(), labels.clone())?;
+                        let sink =
+                            AtLeastOnce::new(kafka, session, checkpoint, topics.clone(), labels.clone())?;
                         Worker::start(name, sink)?
                     }
                 };

@@ -29,7 +29,8 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// # Errors
 /// Transient when it takes too long.
 pub async fn settle(keeper: &Client, ordinary: &Client) -> Result<()> {
-    let row = keeper.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await.map_err(classify)?;
+    let row =
+        keeper.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await.map_err(classify)?;
     let exported: String = row.get(0);
     let deadline = tokio::time::Instant::now() + SETTLE_TIME_MAX;
     loop {
@@ -38,8 +39,10 @@ pub async fn settle(keeper: &Client, ordinary: &Client) -> Result<()> {
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
-            return Err(Error::transient("commits that the snapshot counts did not become visible within 60 s")
-                .with_hint("is a synchronous standby down? The commits wait for it"));
+            return Err(Error::transient(
+                "commits that the snapshot counts did not become visible within 60 s",
+            )
+            .with_hint("is a synchronous standby down? The commits wait for it"));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -66,7 +66,10 @@ pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
         rounds += 1;
         if rounds > ROUNDS_MAX {
             let names: Vec<String> = pending.iter().map(|matched| matched.table.display_name()).collect();
-            return Err(Error::transient(format!("tables were rewritten during each of {ROUNDS_MAX} copies: {}", names.join(", "))));
+            return Err(Error::transient(format!(
+                "tables were rewritten during each of {ROUNDS_MAX} copies: {}",
+                names.join(", ")
+            )));
         }
         pipeline.status.enter(State::Snapshot);
         Round::begin(pipeline, &pending).await?.copy(pipeline, &mut started, &pending).await?;
@@ -89,8 +92,10 @@ impl Round {
         let application_name = format!("{} copy", pipeline.application_name());
         let mut exporter = ReplicationConnection::connect(&pipeline.url, &application_name).await?;
         let slot_name = format!("{}_c{}", pipeline.slot, std::process::id());
-        let command =
-            format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(&slot_name));
+        let command = format!(
+            "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
+            quote_ident(&slot_name)
+        );
         let rows = tokio::select! {
             rows = exporter.query(&command) => rows?,
             () = tell_writers(pipeline) => unreachable!("telling never ends"),
@@ -99,7 +104,9 @@ impl Round {
         let (Some(point), Some(snapshot_name)) = (field(1), field(2)) else {
             return Err(Error::transient("the server made a slot without a snapshot"));
         };
-        let copied_at = point.parse().map_err(|error| Error::transient("the new slot's LSN cannot be read").with_source(error))?;
+        let copied_at = point
+            .parse()
+            .map_err(|error| Error::transient("the new slot's LSN cannot be read").with_source(error))?;
         failpoint::hit("snapshot.after-slot");
 
         let keeper = connect(&pipeline.url, &application_name).await?;
@@ -120,9 +127,21 @@ impl Round {
         let replaced = guards::replaced(&self.keeper).await?;
         let mut tables = Vec::new();
         for matched in pending {
-            match table::describe(pipeline, started, &self.keeper, matched, (self.copied_at, self.taken_at), &replaced).await? {
+            match table::describe(
+                pipeline,
+                started,
+                &self.keeper,
+                matched,
+                (self.copied_at, self.taken_at),
+                &replaced,
+            )
+            .await?
+            {
                 Some(table) => tables.push(Arc::new(table)),
-                None => tracing::warn!(table = matched.table.display_name(), "rewritten while the snapshot was taken: copied in another round"),
+                None => tracing::warn!(
+                    table = matched.table.display_name(),
+                    "rewritten while the snapshot was taken: copied in another round"
+                ),
             }
         }
         let shared = Arc::new(Shared::new(&tables, pipeline));
@@ -139,12 +158,15 @@ impl Round {
             let (url, shared, sender) = (pipeline.url.clone(), shared.clone(), sender.clone());
             let application_name = format!("{} copy", pipeline.application_name());
             let import = import(&self.snapshot_name);
-            workers.spawn(async move { worker::run(&url, &application_name, &import, &shared, &sender).await });
+            workers
+                .spawn(async move { worker::run(&url, &application_name, &import, &shared, &sender).await });
         }
         drop(sender);
         let delivered = deliver(pipeline, started, &shared, batches).await;
         while let Some(ended) = workers.join_next().await {
-            ended.unwrap_or_else(|error| Err(Error::transient("a copying task did not end well").with_source(error)))?;
+            ended.unwrap_or_else(|error| {
+                Err(Error::transient("a copying task did not end well").with_source(error))
+            })?;
         }
         delivered?;
         for table in &tables {

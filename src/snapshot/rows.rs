@@ -35,14 +35,18 @@ impl CopyRow {
             self.fields.push(Some(start..self.text.len()));
         }
         if self.fields.len() != columns {
-            return Err(Error::definite(format!("COPY gave a row of {} columns, {columns} were asked for", self.fields.len())));
+            return Err(Error::definite(format!(
+                "COPY gave a row of {} columns, {columns} were asked for",
+                self.fields.len()
+            )));
         }
         Ok(())
     }
 
     /// The values, in the order of the columns.
     pub fn cells(&self) -> Cells<'_> {
-        let value = |range: &Range<usize>| Value::Text(self.text.get(range.clone()).expect("a range of this row"));
+        let value =
+            |range: &Range<usize>| Value::Text(self.text.get(range.clone()).expect("a range of this row"));
         self.fields.iter().map(|field| field.as_ref().map_or(Value::Null, value)).collect()
     }
 
@@ -85,7 +89,10 @@ mod tests {
 
     #[test]
     fn tells_null_from_empty_and_from_the_letter_n() {
-        assert_eq!(decoded(b"\\N\t\t\\\\N\tN\n", 4), [None, Some(vec![]), Some(b"\\N".to_vec()), Some(b"N".to_vec())]);
+        assert_eq!(
+            decoded(b"\\N\t\t\\\\N\tN\n", 4),
+            [None, Some(vec![]), Some(b"\\N".to_vec()), Some(b"N".to_vec())]
+        );
         assert_eq!(decoded(b"\n", 0), Vec::<Option<Vec<u8>>>::new());
         assert_eq!(decoded(b"\n", 1), [Some(vec![])]);
     }

@@ -74,10 +74,15 @@ impl CopyTable {
             (0..count).map(move |nth| {
                 let from = (nth > 0).then(|| format!("ctid >= '({},0)'::pg_catalog.tid", nth * CHUNK_PAGES));
                 // The last one is open: the file may have grown since it was measured.
-                let to = (nth + 1 < count).then(|| format!("ctid < '({},0)'::pg_catalog.tid", (nth + 1) * CHUNK_PAGES));
+                let to = (nth + 1 < count)
+                    .then(|| format!("ctid < '({},0)'::pg_catalog.tid", (nth + 1) * CHUNK_PAGES));
                 let filter = self.row_filter.as_ref().map(|filter| format!("({filter})"));
                 let conditions: Vec<String> = [from, to, filter].into_iter().flatten().collect();
-                let condition = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+                let condition = if conditions.is_empty() {
+                    String::new()
+                } else {
+                    format!(" WHERE {}", conditions.join(" AND "))
+                };
                 Chunk {
                     table: self.clone(),
                     copy: format!("COPY (SELECT {} FROM ONLY {name}{condition}) TO STDOUT", self.columns),
@@ -116,8 +121,10 @@ pub async fn describe(
         let (file_oid, file_name, pages, tuples, kind): (u32, String, i64, i64, String) =
             (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
         if kind == "f" {
-            return Err(Error::definite(format!("table {name}: its partition {file_name} is a foreign table, whose changes are not in the WAL"))
-                .with_hint("leave the table out by a rule with mode = \"off\", or detach that partition"));
+            return Err(Error::definite(format!(
+                "table {name}: its partition {file_name} is a foreign table, whose changes are not in the WAL"
+            ))
+            .with_hint("leave the table out by a rule with mode = \"off\", or detach that partition"));
         }
         if replaced.contains(&file_oid) {
             return Ok(None);
@@ -125,8 +132,15 @@ pub async fn describe(
         rows_estimated += u64::try_from(tuples).unwrap_or(0);
         files.push((file_name, pages));
     }
-    let plan = TablePlan::compile(&started.plan_context(pipeline), &table.relation(), &matched.rule, &table.primary_key, copied_at)?;
-    let truncate_partitions = match started.copied_before.contains(&oid) || started.states.contains_key(&oid) {
+    let plan = TablePlan::compile(
+        &started.plan_context(pipeline),
+        &table.relation(),
+        &matched.rule,
+        &table.primary_key,
+        copied_at,
+    )?;
+    let truncate_partitions = match started.copied_before.contains(&oid) || started.states.contains_key(&oid)
+    {
         true => topic_partitions(started, &plan).await?,
         false => 0,
     };

@@ -81,11 +81,19 @@ pub async fn run(
 ) -> Result<()> {
     let mut connection = ReplicationConnection::connect_ordinary(url, application_name).await?;
     connection.query(import).await?;
-    let mut worker =
-        Worker { shared, batches, batch: shared.empty_batch(), writer: EventWriter::new(shared.style), row: CopyRow::default() };
+    let mut worker = Worker {
+        shared,
+        batches,
+        batch: shared.empty_batch(),
+        writer: EventWriter::new(shared.style),
+        row: CopyRow::default(),
+    };
     while let Some(chunk) = shared.next_chunk() {
         let name = chunk.table.table.display_name();
-        worker.copy(&mut connection, &chunk).await.map_err(|error| error.context(format_args!("copying {name}")))?;
+        worker
+            .copy(&mut connection, &chunk)
+            .await
+            .map_err(|error| error.context(format_args!("copying {name}")))?;
     }
     worker.flush().await?;
     connection.close().await;
@@ -159,7 +167,14 @@ impl Worker<'_> {
             return Ok(());
         }
         for partition in 0..table.truncate_partitions {
-            self.writer.write_truncate(&mut self.batch, &table.plan, &table.stamp, table.copied_at, 0, partition)?;
+            self.writer.write_truncate(
+                &mut self.batch,
+                &table.plan,
+                &table.stamp,
+                table.copied_at,
+                0,
+                partition,
+            )?;
         }
         self.batch.tables.push(table.state(false));
         if table.chunks_left.load(Ordering::SeqCst) > 1 {
@@ -171,7 +186,8 @@ impl Worker<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() + self.batch.tables.len() >= BATCH_EVENTS_MAX
+        self.batch.bytes.len() >= BATCH_BYTES_MAX
+            || self.batch.events.len() + self.batch.tables.len() >= BATCH_EVENTS_MAX
     }
 
     async fn flush(&mut self) -> Result<()> {

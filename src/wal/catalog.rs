@@ -141,7 +141,11 @@ fn table_of(row: &tokio_postgres::Row) -> Result<SourceTable, tokio_postgres::Er
         is_partitioned: row.try_get(3)?,
         is_partition: row.try_get(11)?,
         // An identity of a later PostgreSQL is one that this version cannot use.
-        identity: identity.bytes().next().and_then(ReplicaIdentity::from_letter).unwrap_or(ReplicaIdentity::Nothing),
+        identity: identity
+            .bytes()
+            .next()
+            .and_then(ReplicaIdentity::from_letter)
+            .unwrap_or(ReplicaIdentity::Nothing),
         is_logged: row.try_get(5)?,
         primary_key: row.try_get(6)?,
         identity_key: row.try_get(7)?,

@@ -16,7 +16,8 @@ use super::client::{Client, classify, connect};
 use super::url::ConnectUrl;
 use crate::error::{Error, Result};
 
-const TRY_LOCK: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('walgate.' || $1, 0))";
+const TRY_LOCK: &str =
+    "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('walgate.' || $1, 0))";
 /// `idle_session_timeout` exists from PostgreSQL 14 on.
 const LIMITS: &str = "SET idle_session_timeout = '8s'; SET tcp_keepalives_idle = 5; \
 SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 2";

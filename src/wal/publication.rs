@@ -145,7 +145,8 @@ impl Publications {
             .map(|row| (row.get(0), row.get(1)))
             .collect();
         let mut statements = Vec::new();
-        for (name, operations) in [(whole, "insert, update, delete, truncate"), (inserts, "insert, truncate")] {
+        for (name, operations) in [(whole, "insert, update, delete, truncate"), (inserts, "insert, truncate")]
+        {
             if !existing.contains(name) {
                 statements.push(format!(
                     "CREATE PUBLICATION {} WITH (publish = {}, publish_via_partition_root = true)",
@@ -179,7 +180,11 @@ impl Publications {
                 .map(|table| table.sql_name())
                 .collect();
             if !new.is_empty() {
-                statements.push(format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), new.join(", ")));
+                statements.push(format!(
+                    "ALTER PUBLICATION {} ADD TABLE {}",
+                    quote_ident(name),
+                    new.join(", ")
+                ));
             }
         }
         for statement in &statements {

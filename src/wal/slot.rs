@@ -86,8 +86,12 @@ async fn states_like(client: &Client, pattern: &str) -> Result<Vec<SlotState>> {
 /// # Errors
 /// Definite: no REPLICATION right, `wal_level`, no free slot.
 pub async fn create(client: &Client, name: &str) -> Result<Lsn> {
-    const CREATE: &str = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')";
-    let row = client.query_one(CREATE, &[&name]).await.map_err(|error| classify(error).context(format_args!("slot {name} cannot be made")))?;
+    const CREATE: &str =
+        "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')";
+    let row = client
+        .query_one(CREATE, &[&name])
+        .await
+        .map_err(|error| classify(error).context(format_args!("slot {name} cannot be made")))?;
     let text: String = row.get(0);
     text.parse().map_err(|error| Error::transient("the new slot's LSN cannot be read").with_source(error))
 }
@@ -99,7 +103,10 @@ pub async fn create(client: &Client, name: &str) -> Result<Lsn> {
 pub async fn remove(client: &Client, name: &str) -> Result<bool> {
     let Some(slot) = state(client, name).await? else { return Ok(false) };
     if let Some(pid) = slot.active_pid {
-        client.execute("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid]).await.map_err(classify)?;
+        client
+            .execute("SELECT pg_catalog.pg_terminate_backend($1, 5000)", &[&pid])
+            .await
+            .map_err(classify)?;
     }
     client
         .execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name])
@@ -120,8 +127,12 @@ pub async fn writers(client: &Client) -> Result<Vec<String>> {
     Ok(rows
         .iter()
         .map(|row| {
-            let (pid, user, application, seconds) =
-                (row.get::<_, i32>(0), row.get::<_, Option<String>>(1), row.get::<_, Option<String>>(2), row.get::<_, Option<i32>>(3));
+            let (pid, user, application, seconds) = (
+                row.get::<_, i32>(0),
+                row.get::<_, Option<String>>(1),
+                row.get::<_, Option<String>>(2),
+                row.get::<_, Option<i32>>(3),
+            );
             format!(
                 "pid {pid} ({}, {}, for {} s)",
                 user.unwrap_or_default(),

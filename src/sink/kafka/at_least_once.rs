@@ -57,7 +57,9 @@ impl Producing {
                 self.topics.ensure(&[label.topic.clone()])?;
             }
             send(producer, batch, event, label, sequence)?;
-            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1 || producer.context().in_flight_bytes() > IN_FLIGHT_BYTES_MAX {
+            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1
+                || producer.context().in_flight_bytes() > IN_FLIGHT_BYTES_MAX
+            {
                 make_room(producer)?;
             }
         }
@@ -65,7 +67,13 @@ impl Producing {
     }
 }
 
-fn send(producer: &BaseProducer<Deliveries>, batch: &Batch, event: &Event, label: &Label, sequence: usize) -> Result<()> {
+fn send(
+    producer: &BaseProducer<Deliveries>,
+    batch: &Batch,
+    event: &Event,
+    label: &Label,
+    sequence: usize,
+) -> Result<()> {
     let (key, value) = (batch.part(&event.key), batch.part(&event.value));
     let mut record = BaseRecord::with_opaque_to(&label.topic, sequence)
         .key(key)
@@ -165,7 +173,11 @@ impl AtLeastOnce {
         }
         while let Some(sequence) = self.producer.context().take_acknowledged() {
             let batch = self.waiting.get(self.acknowledged).expect("a delivered batch waits");
-            assert_eq!(u64::try_from(sequence).ok(), Some(batch.sequence), "batches are acknowledged in order");
+            assert_eq!(
+                u64::try_from(sequence).ok(),
+                Some(batch.sequence),
+                "batches are acknowledged in order"
+            );
             self.acknowledged += 1;
         }
         Ok(())
@@ -176,7 +188,8 @@ impl AtLeastOnce {
         self.acknowledged = 0;
         let last = batches.last().expect("only asked when some are acknowledged").progress;
         let tables = batches.iter_mut().flat_map(|batch| std::mem::take(&mut batch.tables)).collect();
-        let receipts = batches.iter().map(|batch| Durable::of(batch.sequence, batch.progress.safe_lsn)).collect();
+        let receipts =
+            batches.iter().map(|batch| Durable::of(batch.sequence, batch.progress.safe_lsn)).collect();
         self.checkpointer.ask(last, tables);
         self.being_stored = Some(receipts);
         self.last_asked_at = Some(Instant::now());
@@ -232,7 +245,9 @@ impl Checkpointer {
                     }
                 }
             })
-            .map_err(|error| Error::transient("the checkpoint's thread cannot be started").with_source(error))?;
+            .map_err(|error| {
+                Error::transient("the checkpoint's thread cannot be started").with_source(error)
+            })?;
         Ok(Checkpointer { requests, answers })
     }
 
@@ -245,7 +260,9 @@ impl Checkpointer {
         match self.answers.try_recv() {
             Ok(answer) => answer.map(|()| true),
             Err(mpsc::TryRecvError::Empty) => Ok(false),
-            Err(mpsc::TryRecvError::Disconnected) => Err(Error::transient("the checkpoint's thread has ended")),
+            Err(mpsc::TryRecvError::Disconnected) => {
+                Err(Error::transient("the checkpoint's thread has ended"))
+            }
         }
     }
 }

@@ -63,7 +63,10 @@ impl Deliveries {
     /// The first failure, with topic and size.
     pub fn take_failure(&self) -> Option<Error> {
         let failure = self.lock().failure.take()?;
-        Some(classify(&format!("topic {}, a message of {} bytes", failure.topic, failure.bytes), failure.error))
+        Some(classify(
+            &format!("topic {}, a message of {} bytes", failure.topic, failure.bytes),
+            failure.error,
+        ))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -111,7 +114,8 @@ impl ProducerContext for Deliveries {
                     ) && !is_consequence
                 });
                 if knows_better {
-                    state.failure = Some(Failure { topic: message.topic().to_owned(), bytes, error: error.clone() });
+                    state.failure =
+                        Some(Failure { topic: message.topic().to_owned(), bytes, error: error.clone() });
                 }
             }
         }
@@ -121,7 +125,10 @@ impl ProducerContext for Deliveries {
 /// librdkafka's log lines, at the level they deserve here.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => {
             tracing::warn!(facility, "kafka: {message}");
         }
         RDKafkaLogLevel::Warning => tracing::info!(facility, "kafka: {message}"),

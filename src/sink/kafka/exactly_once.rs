@@ -43,7 +43,12 @@ struct Open {
 
 impl ExactlyOnce {
     /// A sink that goes on from `checkpoint`.
-    pub fn new(mut session: Session, checkpoint: Checkpoint, topics: Arc<HubTopics>, labels: Arc<Labels>) -> Self {
+    pub fn new(
+        mut session: Session,
+        checkpoint: Checkpoint,
+        topics: Arc<HubTopics>,
+        labels: Arc<Labels>,
+    ) -> Self {
         session.checkpoint = Some(checkpoint);
         ExactlyOnce { session, producer: super::at_least_once::Producing::new(topics, labels), open: None }
     }

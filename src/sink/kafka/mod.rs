@@ -42,9 +42,20 @@ fn client_config(hub: &KafkaHub) -> ClientConfig {
 /// A client that only reads or administers: librdkafka warns of every producer property otherwise.
 fn reader_config(hub: &KafkaHub) -> ClientConfig {
     const PRODUCER_ONLY: &[&str] = &[
-        "compression.", "linger.ms", "batch.", "queue.buffering.", "message.timeout.ms", "delivery.timeout.ms",
-        "retries", "retry.backoff", "request.required.acks", "request.timeout.ms", "transaction.", "message.send.max.retries",
-        "queuing.strategy", "sticky.partitioning",
+        "compression.",
+        "linger.ms",
+        "batch.",
+        "queue.buffering.",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+        "retries",
+        "retry.backoff",
+        "request.required.acks",
+        "request.timeout.ms",
+        "transaction.",
+        "message.send.max.retries",
+        "queuing.strategy",
+        "sticky.partitioning",
     ];
     let mut hub = hub.clone();
     hub.properties.retain(|key, _| !PRODUCER_ONLY.iter().any(|prefix| key.starts_with(prefix)));
@@ -59,7 +70,8 @@ fn producer_config(hub: &KafkaHub) -> ClientConfig {
         // Bounded by the sink's own count of bytes in flight, which lets one huge message through.
         .set("queue.buffering.max.kbytes", "2000000")
         .set("queue.buffering.max.messages", "0");
-    let mut defaults = config.config_map().iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+    let mut defaults =
+        config.config_map().iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
     defaults.retain(|(key, _)| !hub.properties.contains_key(key));
     let mut config = client_config(hub);
     for (key, value) in defaults {
@@ -80,20 +92,33 @@ fn classify(doing: &str, error: KafkaError) -> Error {
         Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => {
             "raise max.message.bytes of the topic (or message.max.bytes of the broker), or leave the large column out"
         }
-        Some(Code::TopicAuthorizationFailed) => "allow the user Write, Describe and Create on its topics (kafka-acls)",
-        Some(Code::ClusterAuthorizationFailed) => "allow the user Create and IdempotentWrite on the cluster, or create the topics beforehand",
-        Some(Code::TransactionalIdAuthorizationFailed) => "allow the user Write and Describe on the transactional id",
+        Some(Code::TopicAuthorizationFailed) => {
+            "allow the user Write, Describe and Create on its topics (kafka-acls)"
+        }
+        Some(Code::ClusterAuthorizationFailed) => {
+            "allow the user Create and IdempotentWrite on the cluster, or create the topics beforehand"
+        }
+        Some(Code::TransactionalIdAuthorizationFailed) => {
+            "allow the user Write and Describe on the transactional id"
+        }
         Some(Code::GroupAuthorizationFailed) => "allow the user Read on the group walgate",
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
             "create the topic, or set hub.create_topics = true"
         }
         Some(Code::InvalidTopic) => "choose a topic template that gives names Kafka allows",
-        Some(Code::PolicyViolation | Code::InvalidConfig | Code::InvalidReplicationFactor | Code::InvalidPartitions) => {
-            "correct hub.partitions, hub.replication_factor and hub.topic_config to what the cluster allows"
+        Some(
+            Code::PolicyViolation
+            | Code::InvalidConfig
+            | Code::InvalidReplicationFactor
+            | Code::InvalidPartitions,
+        ) => "correct hub.partitions, hub.replication_factor and hub.topic_config to what the cluster allows",
+        Some(Code::SaslAuthenticationFailed | Code::Authentication) => {
+            "correct sasl.username and sasl.password in [hub.properties]"
         }
-        Some(Code::SaslAuthenticationFailed | Code::Authentication) => "correct sasl.username and sasl.password in [hub.properties]",
         Some(Code::UnsupportedSASLMechanism) => "correct sasl.mechanism in [hub.properties]",
-        Some(Code::UnsupportedFeature | Code::InvalidTransactionTimeout) => "use Kafka 2.5 or later, or delivery = \"at-least-once\"",
+        Some(Code::UnsupportedFeature | Code::InvalidTransactionTimeout) => {
+            "use Kafka 2.5 or later, or delivery = \"at-least-once\""
+        }
         _ => match &error {
             KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => "correct [hub.properties]",
             _ => return Error::transient(doing.to_owned()).with_source(error),

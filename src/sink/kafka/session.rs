@@ -61,7 +61,12 @@ impl Session {
             .init_transactions(INIT_TIME_MAX)
             .map_err(|error| classify(&format!("the transactional id {name} cannot be taken"), error))?;
         let stored = read(hub, &checkpoint_topic, name)?;
-        let session = Session { producer, name: name.to_owned(), checkpoint_topic, checkpoint: stored.checkpoint.clone() };
+        let session = Session {
+            producer,
+            name: name.to_owned(),
+            checkpoint_topic,
+            checkpoint: stored.checkpoint.clone(),
+        };
         Ok((session, stored))
     }
 
@@ -92,7 +97,10 @@ impl Session {
 
     fn add_record(&self, key: &str, value: &[u8]) -> Result<()> {
         // No batch has the sequence number usize::MAX: this record is not counted.
-        let record = BaseRecord::with_opaque_to(&self.checkpoint_topic, usize::MAX).partition(0).key(key).payload(value);
+        let record = BaseRecord::with_opaque_to(&self.checkpoint_topic, usize::MAX)
+            .partition(0)
+            .key(key)
+            .payload(value);
         match self.producer.send(record) {
             Ok(()) => {
                 self.producer.context().sent(key.len() + value.len());
@@ -144,7 +152,9 @@ impl Session {
 /// Definite when the name is too long.
 pub fn checkpoint_topic(name: &str) -> Result<String> {
     let topic = Topic::legal(format!("{name}.checkpoint"));
-    topic.map(|topic| topic.legal).map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))
+    topic
+        .map(|topic| topic.legal)
+        .map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))
 }
 
 /// What is stored, without fencing anybody: for `status`.
@@ -168,7 +178,9 @@ pub fn forget(topics: &Topics, name: &str) -> Result<()> {
 }
 
 pub(super) fn connect(config: &ClientConfig) -> Result<BaseProducer<Deliveries>> {
-    config.create_with_context(Deliveries::default()).map_err(|error| classify("the Kafka client cannot be made", error))
+    config
+        .create_with_context(Deliveries::default())
+        .map_err(|error| classify("the Kafka client cannot be made", error))
 }
 
 /// Reads the checkpoint topic to its end.
@@ -194,9 +206,12 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
                 deadline = Instant::now() + INIT_TIME_MAX;
                 let (Some(key), Some(value)) = (message.key(), message.payload()) else { continue };
                 let unreadable = |error: serde_json::Error| {
-                    Error::definite(format!("topic {topic}, offset {}: this is no checkpoint", message.offset()))
-                        .with_source(error)
-                        .with_hint("nothing but walgate may write to this topic; begin anew with `walgate drop`")
+                    Error::definite(format!(
+                        "topic {topic}, offset {}: this is no checkpoint",
+                        message.offset()
+                    ))
+                    .with_source(error)
+                    .with_hint("nothing but walgate may write to this topic; begin anew with `walgate drop`")
                 };
                 if key == name.as_bytes() {
                     stored.checkpoint = Some(serde_json::from_slice(value).map_err(unreadable)?);
@@ -218,6 +233,10 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
 fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut)
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::OperationTimedOut
+        )
     )
 }

@@ -40,8 +40,9 @@ impl Topics {
     /// # Errors
     /// Definite when the properties are wrong.
     pub fn new(hub: &KafkaHub) -> Result<Topics> {
-        let admin: AdminClient<_> =
-            reader_config(hub).create().map_err(|error| classify("the Kafka client cannot be made", error))?;
+        let admin: AdminClient<_> = reader_config(hub)
+            .create()
+            .map_err(|error| classify("the Kafka client cannot be made", error))?;
         Ok(Topics { hub: hub.clone(), admin, runtime: Handle::current(), known: Mutex::default() })
     }
 
@@ -78,8 +79,11 @@ impl Topics {
     /// # Errors
     /// Definite when the existing one would be deleted by time, or has several partitions.
     pub fn ensure_checkpoint(&self, topic: &str) -> Result<()> {
-        let settings =
-            [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
+        let settings = [
+            ("cleanup.policy", "compact"),
+            ("segment.bytes", "16777216"),
+            ("min.cleanable.dirty.ratio", "0.1"),
+        ];
         self.ensure_with(&[topic.to_owned()], 1, &settings, true)?;
         let specifier = [ResourceSpecifier::Topic(topic)];
         let doing = format!("reading the settings of topic {topic}");
@@ -98,8 +102,9 @@ impl Topics {
                 .with_hint(format!("kafka-configs --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")));
         }
         if self.partitions(topic)? != 1 {
-            return Err(Error::definite(format!("topic {topic} has more than one partition"))
-                .with_hint("a checkpoint topic has one partition: choose another source.name or source.slot"));
+            return Err(Error::definite(format!("topic {topic} has more than one partition")).with_hint(
+                "a checkpoint topic has one partition: choose another source.name or source.slot",
+            ));
         }
         Ok(())
     }
@@ -114,7 +119,10 @@ impl Topics {
         }
         let count = self.existing()?.get(topic).copied().filter(|&count| count > 0);
         let count = count.ok_or_else(|| {
-            classify(&format!("topic {topic}"), KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))
+            classify(
+                &format!("topic {topic}"),
+                KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition),
+            )
         })?;
         self.lock().insert(topic.to_owned(), count);
         Ok(count)
@@ -155,20 +163,28 @@ impl Topics {
             .map_err(|error| classify(&doing, error))?;
         for result in results {
             match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+                Ok(_)
+                | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
                 Err((_, code)) => return Err(classify(&doing, KafkaError::AdminOp(code))),
             }
         }
         Ok(())
     }
 
-    fn ensure_with(&self, topics: &[String], partitions: i32, settings: &[(&str, &str)], create: bool) -> Result<()> {
+    fn ensure_with(
+        &self,
+        topics: &[String],
+        partitions: i32,
+        settings: &[(&str, &str)],
+        create: bool,
+    ) -> Result<()> {
         let wanted: Vec<&String> = topics.iter().filter(|topic| !self.lock().contains_key(*topic)).collect();
         if wanted.is_empty() {
             return Ok(());
         }
         let existing = self.existing()?;
-        let missing: Vec<&String> = wanted.iter().copied().filter(|topic| !existing.contains_key(*topic)).collect();
+        let missing: Vec<&String> =
+            wanted.iter().copied().filter(|topic| !existing.contains_key(*topic)).collect();
         if let Some(first) = missing.first()
             && !create
         {
@@ -184,7 +200,8 @@ impl Topics {
             let unled = wanted.iter().find(|topic| existing.get(**topic).is_none_or(|&count| count == 0));
             match unled {
                 None => {
-                    let counts = wanted.iter().filter_map(|topic| Some(((*topic).clone(), *existing.get(*topic)?)));
+                    let counts =
+                        wanted.iter().filter_map(|topic| Some(((*topic).clone(), *existing.get(*topic)?)));
                     self.lock().extend(counts);
                     return Ok(());
                 }
@@ -215,7 +232,10 @@ impl Topics {
                 Ok(topic) => tracing::info!(topic, partitions, "topic created"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
-                    return Err(classify(&format!("topic {topic} cannot be created"), KafkaError::AdminOp(code)));
+                    return Err(classify(
+                        &format!("topic {topic} cannot be created"),
+                        KafkaError::AdminOp(code),
+                    ));
                 }
             }
         }

@@ -45,11 +45,15 @@ impl<'c> CopyOut<'c> {
                 _ => match self.connection.link.interpret(tag, place)? {
                     Some(Answer::Message(Message::ReadyForQuery(_))) => {
                         self.connection.is_busy = false;
-                        return self.failure.take().map_or(Ok(CopyNext::End), |error| Err(error.into_error()));
+                        return self
+                            .failure
+                            .take()
+                            .map_or(Ok(CopyNext::End), |error| Err(error.into_error()));
                     }
                     Some(Answer::Failed(error)) if error.is_fatal() => return Err(error.into_error()),
                     Some(Answer::Failed(error)) => self.failure = Some(error),
-                    None | Some(Answer::Message(Message::CommandComplete(_) | Message::CopyOutResponse(_))) => {}
+                    None
+                    | Some(Answer::Message(Message::CommandComplete(_) | Message::CopyOutResponse(_))) => {}
                     Some(_) => return Err(malformed(&format!("message 0x{tag:02X} inside a COPY"))),
                 },
             }

@@ -17,10 +17,10 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 
-use self::link::{Answer, Link, malformed};
-pub use self::startup::SESSION_SETTINGS;
-use self::startup::Kind;
 pub use self::copy::{CopyNext, CopyOut};
+use self::link::{Answer, Link, malformed};
+use self::startup::Kind;
+pub use self::startup::SESSION_SETTINGS;
 pub use self::stream::ReplicationStream;
 use self::transport::{Encryption, Purpose, Transport, connect_in_turn};
 use crate::error::{Error, Result};
@@ -43,7 +43,8 @@ impl ReplicationConnection {
     /// # Errors
     /// Definite: credentials, rights, database, TLS as the URL demands it. Transient: everything else.
     pub async fn connect(url: &ConnectUrl, application_name: &str) -> Result<Self> {
-        connect_in_turn(url, |encryption| Self::attempt(url, application_name, Kind::Replication, encryption)).await
+        connect_in_turn(url, |encryption| Self::attempt(url, application_name, Kind::Replication, encryption))
+            .await
     }
 
     /// The same, as an ordinary session: takes no walsender, runs SQL only. For [`Self::copy_out`].
@@ -51,10 +52,16 @@ impl ReplicationConnection {
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_ordinary(url: &ConnectUrl, application_name: &str) -> Result<Self> {
-        connect_in_turn(url, |encryption| Self::attempt(url, application_name, Kind::Ordinary, encryption)).await
+        connect_in_turn(url, |encryption| Self::attempt(url, application_name, Kind::Ordinary, encryption))
+            .await
     }
 
-    async fn attempt(url: &ConnectUrl, application_name: &str, kind: Kind, encryption: Encryption) -> Result<Self> {
+    async fn attempt(
+        url: &ConnectUrl,
+        application_name: &str,
+        kind: Kind,
+        encryption: Encryption,
+    ) -> Result<Self> {
         let mut link = Link::new(Transport::open(url, encryption, Purpose::Stream).await?);
         startup::start_session(&mut link, url, application_name, kind).await?;
         Ok(ReplicationConnection { link, is_busy: false })

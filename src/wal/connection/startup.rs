@@ -59,7 +59,12 @@ pub(crate) enum Kind {
 }
 
 /// Sends the startup message, authenticates and waits until the session is ready.
-pub(crate) async fn start_session(link: &mut Link, url: &ConnectUrl, application_name: &str, kind: Kind) -> Result<()> {
+pub(crate) async fn start_session(
+    link: &mut Link,
+    url: &ConnectUrl,
+    application_name: &str,
+    kind: Kind,
+) -> Result<()> {
     let options = startup_options(url);
     let parameters = [
         ("user", url.user.as_str()),

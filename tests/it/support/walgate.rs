@@ -16,7 +16,7 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(120);
 
 /// A configuration, and the environment to run it in.
 pub struct Walgate {
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
     source: String,
     hub: String,
     admin: String,
@@ -27,6 +27,8 @@ pub struct Walgate {
 /// A process that was started; killed on drop.
 pub struct Running {
     child: Child,
+    /// Kept for as long as the process may read its configuration.
+    _folder: Arc<tempfile::TempDir>,
     stdout: Captured,
     stderr: Captured,
 }
@@ -44,7 +46,7 @@ impl Walgate {
     /// With the lines of `[source]` and `[hub]` written out.
     pub fn with(source: &str, hub: &str) -> Self {
         Self {
-            folder: servers::folder("walgate"),
+            folder: Arc::new(servers::folder("walgate")),
             source: source.to_owned(),
             hub: hub.to_owned(),
             admin: "listen = \"127.0.0.1:0\"\n".to_owned(),
@@ -113,7 +115,7 @@ impl Walgate {
         let mut child = self.prepare(arguments).spawn().expect("the binary can be run");
         let stdout = Captured::follow(child.stdout.take().expect("stdout is piped"));
         let stderr = Captured::follow(child.stderr.take().expect("stderr is piped"));
-        Running { child, stdout, stderr }
+        Running { child, _folder: self.folder.clone(), stdout, stderr }
     }
 
     /// Runs `walgate run --until-caught-up` to its end and asserts that it succeeded; returns its log.
