@@ -283,12 +283,27 @@ impl<'p> Stream<'p> {
             self.asked_at = Some(Instant::now());
             self.send_status(true).await?;
         }
+        self.heed_notices()?;
         self.publish_figures();
         if self.tables_at.elapsed() >= TABLES_TIME {
             self.tables_at = Instant::now();
             return self.compare_tables().await;
         }
         Ok(false)
+    }
+
+    /// PostgreSQL 18 only warns of a publication that the WAL does not know yet, and then drops
+    /// changes without a word; earlier versions fail (FIELD_NOTES 2).
+    fn heed_notices(&mut self) -> Result<()> {
+        for notice in self.connection.take_notices() {
+            if notice.message.contains("publication") {
+                return Err(Error::definite(format!("slot {}: changes would be missing", self.pipeline.slot))
+                    .with_source(notice)
+                    .with_hint("the publication is younger than the slot: remove the pipeline with `walgate drop`, then start anew with a copy"));
+            }
+            tracing::warn!(severity = notice.severity, code = notice.code, "notice of the source: {}", notice.message);
+        }
+        Ok(())
     }
 
     fn publish_figures(&self) {
