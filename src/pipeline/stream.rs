@@ -104,6 +104,7 @@ struct Stream<'p> {
 impl<'p> Stream<'p> {
     async fn open(pipeline: &'p Pipeline, started: Started) -> Result<Stream<'p>> {
         let slot_name = &pipeline.slot;
+        free_slot(&started.client, slot_name).await?;
         let confirmed = confirmed_lsn(&started.client, slot_name).await?;
         let replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
         let publication_names = pipeline.publications.option();
@@ -301,7 +302,12 @@ impl<'p> Stream<'p> {
                     .with_source(notice)
                     .with_hint("the publication is younger than the slot: remove the pipeline with `walgate drop`, then start anew with a copy"));
             }
-            tracing::warn!(severity = notice.severity, code = notice.code, "notice of the source: {}", notice.message);
+            tracing::warn!(
+                severity = notice.severity,
+                code = notice.code,
+                "notice of the source: {}",
+                notice.message
+            );
         }
         Ok(())
     }
@@ -477,6 +483,19 @@ impl<'p> Stream<'p> {
         }
         self.send_status(false).await
     }
+}
+
+/// Who holds the lock may end a walsender that a vanished predecessor left behind: it would live on
+/// for `wal_sender_timeout` (EXACTLY_ONCE.md, "Who runs").
+async fn free_slot(client: &Client, slot_name: &str) -> Result<()> {
+    const TERMINATE: &str = "SELECT pg_catalog.pg_terminate_backend(s.active_pid, 5000) \
+    FROM pg_catalog.pg_replication_slots s JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid \
+    WHERE s.slot_name = $1 AND a.usename = CURRENT_USER";
+    let ended = client.query(TERMINATE, &[&slot_name]).await.map_err(classify)?;
+    if !ended.is_empty() {
+        tracing::warn!(slot = slot_name, "ended a predecessor's walsender");
+    }
+    Ok(())
 }
 
 async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {

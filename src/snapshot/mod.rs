@@ -19,7 +19,7 @@ mod table;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -34,6 +34,7 @@ use crate::pipeline::start::{MatchedTable, Started};
 use crate::pipeline::status::{CopyProgress, State};
 use crate::route::batch::Batch;
 use crate::sink::Outcome;
+use crate::wal::catalog;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::slot;
@@ -41,6 +42,8 @@ use crate::wal::sql::{quote_ident, quote_literal};
 use crate::wal::timestamp::Timestamp;
 use table::CopyTable;
 use worker::{Chunk, Shared};
+
+static COPIES: AtomicU32 = AtomicU32::new(0);
 
 /// Rounds without progress before giving up: each one means that tables were rewritten under it.
 const ROUNDS_MAX: usize = 5;
@@ -91,7 +94,9 @@ impl Round {
     async fn begin(pipeline: &Pipeline, pending: &[MatchedTable]) -> Result<Round> {
         let application_name = format!("{} copy", pipeline.application_name());
         let mut exporter = ReplicationConnection::connect(&pipeline.url, &application_name).await?;
-        let slot_name = format!("{}_c{}", pipeline.slot, std::process::id());
+        // Unique among those that a server may still be cleaning up, within 63 bytes.
+        let nth = COPIES.fetch_add(1, Ordering::Relaxed) % 16;
+        let slot_name = format!("{}_c{:x}{nth:x}", pipeline.slot, std::process::id());
         let command = format!(
             "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
             quote_ident(&slot_name)
@@ -125,6 +130,8 @@ impl Round {
 
     async fn copy(self, pipeline: &Pipeline, started: &mut Started, pending: &[MatchedTable]) -> Result<()> {
         let replaced = guards::replaced(&self.keeper).await?;
+        // A new table may have a new type.
+        started.types = catalog::types(&started.client).await?;
         let mut tables = Vec::new();
         for matched in pending {
             match table::describe(
@@ -162,13 +169,7 @@ impl Round {
                 .spawn(async move { worker::run(&url, &application_name, &import, &shared, &sender).await });
         }
         drop(sender);
-        let delivered = deliver(pipeline, started, &shared, batches).await;
-        while let Some(ended) = workers.join_next().await {
-            ended.unwrap_or_else(|error| {
-                Err(Error::transient("a copying task did not end well").with_source(error))
-            })?;
-        }
-        delivered?;
+        deliver(pipeline, started, &shared, batches, &mut workers).await?;
         for table in &tables {
             started.states.insert(table.plan.oid, table.state(true));
         }
@@ -184,13 +185,17 @@ async fn deliver(
     started: &mut Started,
     shared: &Shared,
     mut batches: mpsc::Receiver<Batch>,
+    workers: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let clock = tokio::time::Instant::now();
     let mut waiting: Option<Batch> = None;
     let mut has_ended = false;
-    while !(has_ended && waiting.is_none() && started.ledger.is_empty()) {
+    while !(has_ended && workers.is_empty() && waiting.is_none() && started.ledger.is_empty()) {
         tokio::select! {
             biased;
+            Some(ended) = workers.join_next() => {
+                ended.unwrap_or_else(|error| Err(Error::transient("a copying task did not end well").with_source(error)))?;
+            }
             outcome = started.worker.outcomes.recv() => match outcome {
                 Some(Outcome::Durable(receipt)) => {
                     started.ledger.settle(receipt.sequence(), receipt.safe_lsn());

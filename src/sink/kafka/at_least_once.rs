@@ -38,13 +38,13 @@ pub struct Producing {
     topics: Arc<HubTopics>,
     labels: Arc<Labels>,
     known: Vec<Arc<Label>>,
-    /// How many of `known` have a topic that certainly exists.
-    ensured: usize,
+    /// Which of `known` have a topic that certainly exists.
+    ensured: Vec<bool>,
 }
 
 impl Producing {
     pub(super) fn new(topics: Arc<HubTopics>, labels: Arc<Labels>) -> Self {
-        Producing { topics, labels, known: Vec::new(), ensured: 0 }
+        Producing { topics, labels, known: Vec::new(), ensured: Vec::new() }
     }
 
     /// Hands all events of `batch` to librdkafka, in order.
@@ -52,9 +52,12 @@ impl Producing {
         let sequence = usize::try_from(batch.sequence).expect("a sequence number fits");
         producer.context().begin(sequence, batch.events.len());
         for (nth, event) in batch.events.iter().enumerate() {
-            let label = label(&mut self.known, &self.labels, event.label.index());
-            if event.label.index() >= self.ensured {
-                self.topics.ensure(&[label.topic.clone()])?;
+            let index = event.label.index();
+            let label = label(&mut self.known, &self.labels, index);
+            if !self.ensured.get(index).copied().unwrap_or(false) {
+                self.topics.ensure(std::slice::from_ref(&label.topic))?;
+                self.ensured.resize(self.ensured.len().max(index + 1), false);
+                self.ensured[index] = true;
             }
             send(producer, batch, event, label, sequence)?;
             if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1
