@@ -18,6 +18,9 @@ use backoff::Backoff;
 /// An attempt that lasted so long was a good one: the next error starts with the shortest pause.
 const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 
+/// Between an orderly end because of new tables and the next start.
+const TABLES_PAUSE: Duration = Duration::from_millis(200);
+
 /// Runs everything that `config` asks for, until asked to end, caught up, or stopped by a definite
 /// error.
 ///
@@ -73,7 +76,11 @@ async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Res
     loop {
         let began = tokio::time::Instant::now();
         let error = match pipeline.run(wish).await {
-            Ok(Ended::TablesChanged) => continue,
+            Ok(Ended::TablesChanged) => {
+                // Usually once; should a source change without end, it is not for us to spin.
+                tokio::time::sleep(TABLES_PAUSE).await;
+                continue;
+            }
             Ok(Ended::Drained | Ended::CaughtUp) => return Ok(()),
             Err(error) => error,
         };

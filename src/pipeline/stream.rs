@@ -26,14 +26,15 @@ use crate::route::batch::Batch;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::route::plan::{Op, TablePlan};
 use crate::sink::Outcome;
-use crate::wal::catalog;
+use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
 use crate::wal::frame::StandbyStatus;
 use crate::wal::lock::Lock;
 use crate::wal::pgoutput::Relation;
+use crate::wal::publication::{Membership, Publications};
 use crate::wal::slot;
-use crate::wal::timestamp::Timestamp;
+use crate::wal::timestamp::now;
 
 /// A status goes out at least this often (`wal_sender_timeout` is 60 s by default).
 const STATUS_TIME_MAX: Duration = Duration::from_secs(10);
@@ -123,8 +124,11 @@ impl<'p> Stream<'p> {
             false => None,
         };
         failpoint::hit("stream.after-start");
-        let first =
-            FirstTransaction::expected(&started.checkpoint, confirmed, &started.checkpoint.identity.options);
+        let first = FirstTransaction::expected(
+            &started.checkpoint,
+            confirmed,
+            started.stored_options == started.checkpoint.identity.options,
+        );
         let settings = PumpSettings {
             source_name: pipeline.source_name.clone(),
             slot: slot_name.clone(),
@@ -170,12 +174,18 @@ impl<'p> Stream<'p> {
                     continue;
                 }
             };
+            self.heed_notices()?;
             if self.pump.take_reply_request() {
                 self.is_server_waiting = true;
                 self.send_status(false).await?;
             }
             if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) {
                 return Ok(Ended::CaughtUp);
+            }
+            if is_full {
+                // Not read, so not silent: it is the sink that keeps us.
+                self.received_at = Instant::now();
+                self.asked_at = None;
             }
             let cut = self.is_cut_due(is_full, has_backlog);
             tokio::select! {
@@ -286,7 +296,6 @@ impl<'p> Stream<'p> {
             self.asked_at = Some(Instant::now());
             self.send_status(true).await?;
         }
-        self.heed_notices()?;
         self.publish_figures();
         if self.tables_at.elapsed() >= TABLES_TIME {
             self.tables_at = Instant::now();
@@ -357,27 +366,21 @@ impl<'p> Stream<'p> {
             self.pump.install(relation, Some(Route::Off));
             return Ok(true);
         };
-        if known.as_ref().is_some_and(|table| table.is_partition) {
-            // Described because its root is published; its rows come as the root's.
-            self.pump.install(relation, None);
-            return Ok(true);
-        }
-        let copied_at = match self.started.states.get(&oid) {
-            Some(state) => state.copied_at,
-            None if known.is_some() => {
-                tracing::info!(
-                    table = format!("{}.{}", relation.namespace, relation.name),
-                    "new table: it is copied first"
-                );
-                return Ok(false);
-            }
-            // Dropped since: all that ever was of it is in the stream.
-            None => Lsn::ZERO,
+        let state = self.started.states.get(&oid);
+        let copied_at = match (state, &known) {
+            (Some(state), _) => state.copied_at,
+            // A leaf is described because its root is published, and its rows come as the root's; or it
+            // was attached since, and they are its own: all that ever was of them is in the stream.
+            (None, Some(table)) if table.is_partition => Lsn::ZERO,
+            (None, Some(table)) => return self.is_to_be_copied(table).await,
+            // Dropped since: likewise.
+            (None, None) => Lsn::ZERO,
         };
+        let known_key = state.map(|state| state.key.clone()).unwrap_or_default();
         if relation.columns.iter().any(|column| self.started.types.kind(column.type_oid).is_none()) {
             self.started.types = catalog::types(&self.started.client).await?;
         }
-        let primary_key = known.map(|table| table.primary_key).unwrap_or_default();
+        let primary_key = known.map_or(known_key, |table| table.primary_key);
         let plan = TablePlan::compile(
             &self.started.plan_context(self.pipeline),
             &relation,
@@ -387,6 +390,18 @@ impl<'p> Stream<'p> {
         )?;
         self.pump.install(relation, Some(Route::Events(Box::new(plan))));
         Ok(true)
+    }
+
+    /// A table that the rules take and that nobody has copied: always false, or an error when another
+    /// start would find it no better.
+    async fn is_to_be_copied(&self, table: &SourceTable) -> Result<bool> {
+        let publications = &self.pipeline.publications;
+        let is_member = publications.members(&self.started.client).await?.contains_key(&table.oid);
+        if !is_member && !publications.is_managed() {
+            return Err(has_left(table, publications));
+        }
+        tracing::info!(table = table.display_name(), "new table: it is copied first");
+        Ok(false)
     }
 
     /// Partitions of the topic of each of the tables.
@@ -421,14 +436,22 @@ impl<'p> Stream<'p> {
         for table in &tables {
             let is_copied = self.started.states.get(&table.oid).is_some_and(|state| state.done);
             let is_taken = rule_of(pipeline, table).is_some();
-            let is_member = members.contains(&table.oid);
+            let membership = members.get(&table.oid);
+            let is_member = membership.is_some();
             if is_taken && is_copied && !is_member {
-                return Err(Error::definite(format!(
-                    "table {} has left the publication {}: its changes are not sent any more",
-                    table.display_name(),
-                    pipeline.publications.names().join(", ")
-                ))
-                .with_hint("start again to have it published and copied again, or leave it out by a rule with mode = \"off\""));
+                return Err(has_left(table, &pipeline.publications));
+            }
+            let is_managed = pipeline.publications.is_managed();
+            if is_taken
+                && is_managed
+                && membership.is_some_and(|membership| *membership != Membership::of(table))
+            {
+                // In the wrong one its UPDATEs fail on the source, or are not seen.
+                tracing::info!(
+                    table = table.display_name(),
+                    "its replica identity changed: it changes the publication"
+                );
+                return Ok(true);
             }
             let is_new = is_taken
                 && !is_copied
@@ -500,6 +523,15 @@ async fn free_slot(client: &Client, slot_name: &str) -> Result<()> {
     Ok(())
 }
 
+fn has_left(table: &SourceTable, publications: &Publications) -> Error {
+    Error::definite(format!(
+        "table {} has left the publication {}: its changes are not sent any more",
+        table.display_name(),
+        publications.names().join(", ")
+    ))
+    .with_hint("start again to have it published and copied again (an existing publication: add it there first), or leave it out by a rule with mode = \"off\"")
+}
+
 async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {
     let state = slot::state(client, slot_name).await?;
     state
@@ -531,9 +563,4 @@ async fn emit_target(pipeline: &Pipeline) -> Result<String> {
         .await
         .map_err(|error| classify(error).context("the message that marks the end cannot be written"))?;
     Ok(nonce)
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
