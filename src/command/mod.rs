@@ -4,6 +4,7 @@
 //! Machine output goes to stdout, with `--json`; logs to stderr.
 
 pub mod log;
+pub mod drop;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub enum Command {
         #[arg(long)]
         until_caught_up: bool,
     },
+    /// Remove slots, publications, checkpoints and Walgate's own objects; events and tables stay
+    Drop(drop::Arguments),
 }
 
 /// Why a command did not succeed.
@@ -80,6 +83,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let config = load(&cli.config)?;
             Ok(crate::engine::run(Arc::new(config), until_caught_up).await?)
         }
+        Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
     }
 }
 

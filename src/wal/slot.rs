@@ -10,9 +10,9 @@ const STATE: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text,
 s.restart_lsn::text, s.confirmed_flush_lsn::text, s.wal_status, to_jsonb(s) ->> 'invalidation_reason', \
 pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
 ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::int8 \
-FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 ORDER BY 1";
+FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 AND NOT s.temporary ORDER BY 1";
 
-/// A logical slot.
+/// A permanent slot: those of running copies are temporary, and go with their session.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SlotState {
     /// Its name.
