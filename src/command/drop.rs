@@ -31,6 +31,10 @@ const LOCK_TRY_TIME: Duration = Duration::from_millis(200);
 
 /// Walgate's own schema, if `walgate migrate` made it: its history says so.
 const OWN_SCHEMA: &str = "SELECT pg_catalog.to_regclass('walgate.migration') IS NOT NULL";
+/// Somebody else's relations in it: then it stays.
+const FOREIGN: &str = "SELECT c.relname::text FROM pg_catalog.pg_class c \
+WHERE c.relnamespace = 'walgate'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') \
+  AND c.relname <> 'migration' ORDER BY 1 LIMIT 1";
 /// Another installation on the same database uses the schema, too.
 const OTHER_SLOTS: &str = "SELECT slot_name::text FROM pg_catalog.pg_replication_slots \
 WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput' AND NOT temporary \
@@ -164,6 +168,11 @@ async fn remove_schema(client: &Client) -> Result<Option<&'static str>> {
     if let Some(other) = others.first() {
         let slot: String = other.get(0);
         tracing::info!(slot, "the schema walgate stays: another slot may need it");
+        return Ok(None);
+    }
+    if let Some(foreign) = client.query_opt(FOREIGN, &[]).await.map_err(classify)? {
+        let relation: String = foreign.get(0);
+        tracing::warn!(relation, "the schema walgate stays: it holds what walgate did not make");
         return Ok(None);
     }
     client

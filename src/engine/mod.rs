@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod metrics;
+pub mod monitor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,8 @@ const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 /// Definite, the first that stopped a pipeline; the others were drained.
 pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
     let pipeline = Pipeline::of_hub(config.clone(), until_caught_up)?;
-    metrics::register(&pipeline.slot, pipeline.status.read().sink);
     let admin = admin::start(config.admin.listen, vec![pipeline.status.clone()]);
+    let monitor = tokio::spawn(monitor::run(pipeline.clone()));
     let (wish, mut wishes) = watch::channel(Wish::Run);
     tokio::spawn(async move {
         wait_for_signal().await;
@@ -38,8 +39,8 @@ pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
         std::process::exit(0);
     });
     let ended = supervise(&pipeline, &mut wishes).await;
-    metrics::up(&pipeline.slot, false);
     pipeline.status.enter(State::Stopped);
+    monitor.abort();
     admin.abort();
     ended
 }
@@ -65,7 +66,6 @@ async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Res
         pipeline.status.enter(if error.class() == Class::Fenced { State::Standby } else { State::Backoff });
         pipeline.status.update(|status| status.restarts += 1);
         metrics::restart(&pipeline.slot);
-        metrics::up(&pipeline.slot, false);
         let mut drain = wish.clone();
         tokio::select! {
             () = crate::pipeline::drain_wished(&mut drain) => return Ok(()),
@@ -88,7 +88,7 @@ fn note(pipeline: &Pipeline, error: &Error) {
 }
 
 /// SIGTERM or Ctrl-C.
-async fn wait_for_signal() {
+pub(crate) async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be waited for");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be waited for");

@@ -155,12 +155,26 @@ impl Directory {
     }
 }
 
-/// Length of each topic file as far as its events are committed: what a reader may read.
+/// Length of each topic file as far as its events are committed: what a reader may read. Without a
+/// checkpoint, which a drop has removed, whole lines are.
 ///
 /// # Errors
 /// When the checkpoint cannot be read.
 pub fn committed_lengths(path: &Path) -> Result<BTreeMap<String, u64>> {
-    Ok(read_contents(path)?.unwrap_or_default().lengths)
+    if let Some(contents) = read_contents(path)? {
+        return Ok(contents.lengths);
+    }
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let length = |topic: String| {
+        let file = path.join(format!("{topic}.jsonl"));
+        match whole_lines_bytes(&file) {
+            Ok(length) => Ok((topic, length)),
+            Err(error) => Err(io_error(&file, "cannot be read", error)),
+        }
+    };
+    topics(path)?.into_iter().map(length).collect()
 }
 
 /// What a directory stores, read without its lock: for `status`.

@@ -80,6 +80,19 @@ async fn states_like(client: &Client, pattern: &str) -> Result<Vec<SlotState>> {
         .collect())
 }
 
+/// The source's end of WAL; of a standby, of what it has replayed.
+///
+/// # Errors
+/// As the connection.
+pub async fn source_end(client: &Client) -> Result<Lsn> {
+    const END: &str = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+    ELSE pg_catalog.pg_current_wal_lsn() END)::text";
+    let text: Option<String> = client.query_one(END, &[]).await.map_err(classify)?.get(0);
+    text.unwrap_or_default()
+        .parse()
+        .map_err(|error| Error::transient("the source's end of WAL cannot be read").with_source(error))
+}
+
 /// Makes a permanent logical slot and returns its consistent point. Waits for the transactions that
 /// are writing now; [`writers`] says who they are.
 ///

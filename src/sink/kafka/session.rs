@@ -243,7 +243,7 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
 }
 
 /// What librdkafka reports and mends by itself.
-fn is_passing(error: &KafkaError) -> bool {
+pub(super) fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
