@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod metrics;
+pub mod monitor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,8 @@ const TABLES_PAUSE: Duration = Duration::from_millis(200);
 /// Definite, the first that stopped a pipeline; the others were drained.
 pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
     let pipeline = Pipeline::of_hub(config.clone(), until_caught_up)?;
-    metrics::register(&pipeline.slot, pipeline.status.read().sink);
     let admin = admin::start(config.admin.listen, vec![pipeline.status.clone()]);
+    let monitor = tokio::spawn(monitor::run(pipeline.clone()));
     let (wish, mut wishes) = watch::channel(Wish::Run);
     tokio::spawn(async move {
         wait_for_signal().await;
@@ -64,8 +65,8 @@ pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
         .map_err(|error| Error::transient("the pipeline's thread cannot be started").with_source(error))?;
     let ended =
         ended.await.unwrap_or_else(|_| Err(Error::definite("the pipeline's thread ended without a word")));
-    metrics::up(&pipeline.slot, false);
     pipeline.status.enter(State::Stopped);
+    monitor.abort();
     admin.abort();
     ended
 }
@@ -95,7 +96,6 @@ async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Res
         pipeline.status.enter(if error.class() == Class::Fenced { State::Standby } else { State::Backoff });
         pipeline.status.update(|status| status.restarts += 1);
         metrics::restart(&pipeline.slot);
-        metrics::up(&pipeline.slot, false);
         let mut drain = wish.clone();
         tokio::select! {
             () = crate::pipeline::drain_wished(&mut drain) => return Ok(()),
@@ -118,7 +118,7 @@ fn note(pipeline: &Pipeline, error: &Error) {
 }
 
 /// SIGTERM or Ctrl-C.
-async fn wait_for_signal() {
+pub(crate) async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be waited for");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be waited for");

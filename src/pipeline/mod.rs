@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::wal::publication::Publications;
 use crate::wal::url::ConnectUrl;
-use status::{SharedStatus, State};
+use status::{PipelineStatus, SharedStatus, State};
 
 /// What the engine wants of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +74,18 @@ impl Pipeline {
             crate::config::HubKind::Kafka(_) => "kafka",
             crate::config::HubKind::File(_) => "file",
         };
+        let source_name = config.source.name.clone().unwrap_or_else(|| url.database.clone());
+        let status = PipelineStatus {
+            pipeline: slot.clone(),
+            source: source_name.clone(),
+            source_address: format!("{}/{}", url.address(), url.database),
+            sink: sink.into(),
+            ..PipelineStatus::default()
+        };
         Ok(Pipeline {
-            source_name: config.source.name.clone().unwrap_or_else(|| url.database.clone()),
+            source_name,
             publications: Publications::new(&config.source.publication, &slot),
-            status: SharedStatus::new(&slot, sink),
+            status: SharedStatus::new(status),
             sink_gate: Arc::default(),
             slot,
             url,

@@ -16,7 +16,7 @@ use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
-use crate::route::batch::{Batch, Label, LabelId, Labels, Progress};
+use crate::route::batch::{Batch, LabelId, Labels, Progress};
 use crate::route::event::{EventWriter, Stamp};
 use crate::route::message::{
     CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, TRACEPARENT_PREFIX,
@@ -233,8 +233,11 @@ impl Pump {
         if position <= self.resume {
             return Ok(());
         }
-        self.oldest_change.get_or_insert(transaction.commit_time);
+        let (commit_time, known) = (transaction.commit_time, self.batch.events.len());
         self.router.row(&mut self.batch, relation, position, lsn, row)?;
+        if self.batch.events.len() > known {
+            self.oldest_change.get_or_insert(commit_time);
+        }
         failpoint::hit("stream.in-transaction");
         Ok(())
     }
@@ -351,15 +354,7 @@ impl Pump {
         let mut batch = std::mem::replace(&mut self.batch, empty);
         batch.progress = self.progress;
         batch.more_is_coming = more_is_coming;
-        let mut counts: Vec<(LabelId, u64)> = Vec::new();
-        for event in &batch.events {
-            match counts.iter_mut().rev().find(|(label, _)| *label == event.label) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((event.label, 1)),
-            }
-        }
-        let oldest = self.oldest_change.take();
-        self.delivered.push_back((counts, oldest));
+        self.delivered.push_back((batch.counts(), self.oldest_change.take()));
         metrics::dead_letters(&self.pipeline, std::mem::take(&mut self.dead_letters));
         batch
     }
@@ -367,26 +362,16 @@ impl Pump {
     /// The oldest batch in flight is durable: counts its events.
     pub fn count_published(&mut self, labels: &Labels, status: &SharedStatus) {
         let Some((counts, _)) = self.delivered.pop_front() else { return };
-        let mut known: Vec<Arc<Label>> = Vec::new();
-        labels.refresh(&mut known);
-        let total: u64 = counts.iter().map(|(_, count)| count).sum();
-        for (label, count) in counts {
-            if let Some(label) = known.get(label.index()) {
-                metrics::events(&self.pipeline, &label.relation, count);
-            }
-        }
-        status.update(|status| status.events += total);
+        let published = metrics::published(&self.pipeline, labels, &counts);
+        status.update(|status| status.events += published.events);
     }
 
-    /// Age of the oldest change that was received and is not durable.
-    pub fn lag(&self, nothing_in_flight: bool) -> Duration {
-        let oldest = match self.delivered.front() {
-            Some((_, Some(oldest))) if !nothing_in_flight => Some(*oldest),
-            _ => self.oldest_change,
-        };
-        let Some(oldest) = oldest else { return Duration::ZERO };
-        let at = u64::try_from(oldest.unix_micros()).map(Duration::from_micros).unwrap_or_default();
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + at).unwrap_or_default()
+    /// When the oldest change committed that makes events, was received and is not durable.
+    pub fn oldest_change_at(&self) -> Option<SystemTime> {
+        let in_flight = self.delivered.iter().find_map(|(_, oldest)| *oldest);
+        let oldest = in_flight.or(self.oldest_change)?;
+        let since_1970 = u64::try_from(oldest.unix_micros()).map(Duration::from_micros).unwrap_or_default();
+        Some(SystemTime::UNIX_EPOCH + since_1970)
     }
 
     /// Whether the batch has something to deliver.

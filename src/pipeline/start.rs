@@ -161,6 +161,9 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         }
     };
     let tables = matched_tables(pipeline, &client).await?;
+    for matched in &tables {
+        crate::engine::metrics::events(&pipeline.slot, &matched.table.display_name(), 0);
+    }
     let labels = Arc::new(Labels::default());
     let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
 

@@ -248,10 +248,7 @@ impl<'p> Stream<'p> {
             Some(Outcome::Durable(receipt)) => {
                 let confirmed = self.started.ledger.settle(receipt.sequence(), receipt.safe_lsn());
                 let ledger = &self.started.ledger;
-                self.pipeline.status.update(|status| {
-                    status.confirmed_lsn = confirmed;
-                    status.in_flight_bytes = ledger.in_flight_bytes();
-                });
+                self.pipeline.status.update(|status| status.confirmed_lsn = confirmed);
                 self.pump.count_published(&self.started.labels, &self.pipeline.status);
                 if self.is_server_waiting && ledger.is_empty() {
                     self.is_server_waiting = self.pump.safe_lsn() > confirmed;
@@ -324,17 +321,17 @@ impl<'p> Stream<'p> {
     }
 
     fn publish_figures(&self) {
-        let now = self.clock.elapsed();
         let ledger = &self.started.ledger;
         let (received_lsn, source_lsn) = (self.pump.received_lsn(), self.pump.source_lsn());
-        let lag = self.pump.lag(ledger.is_empty());
+        let lag_since = self.pump.oldest_change_at();
+        self.pipeline
+            .status
+            .in_flight(ledger.in_flight_bytes(), ledger.oldest_unconfirmed(self.clock.elapsed()));
         self.pipeline.status.update(|status| {
             status.received_lsn = received_lsn;
-            status.source_lsn = source_lsn;
-            status.in_flight_bytes = ledger.in_flight_bytes();
-            status.lag_seconds = lag.as_secs_f64();
+            status.source_lsn = status.source_lsn.max(source_lsn);
+            status.lag_since = lag_since;
         });
-        metrics::publish(&self.pipeline.status.read(), ledger.oldest_unconfirmed(now));
     }
 
     async fn send_status(&mut self, reply_requested: bool) -> Result<()> {
@@ -542,10 +539,7 @@ async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {
 /// A slot that was invalidated under a running walsender is noticed here at the latest.
 async fn slot_is_kept(client: &Client, slot_name: &str) -> Result<()> {
     match slot::state(client, slot_name).await? {
-        Some(state) if !state.is_lost() => {
-            metrics::retained_wal(slot_name, state.retained_wal_bytes.unwrap_or(0));
-            Ok(())
-        }
+        Some(state) if !state.is_lost() => Ok(()),
         _ => Err(Error::transient(format!("slot {slot_name} is gone or lost"))),
     }
 }

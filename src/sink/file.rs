@@ -64,20 +64,7 @@ impl Directory {
     /// written or its checkpoint cannot be read.
     pub fn open(path: &Path, name: &str) -> Result<Directory> {
         std::fs::create_dir_all(path).map_err(|error| io_error(path, "cannot be created", error))?;
-        let handle = File::open(path).map_err(|error| io_error(path, "cannot be opened", error))?;
-        match handle.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(Error::fenced(format!(
-                    "the hub directory {} is locked by another process",
-                    path.display()
-                ))
-                .with_hint("the other process is running, or frozen; this one waits as its standby"));
-            }
-            Err(std::fs::TryLockError::Error(error)) => {
-                return Err(io_error(path, "cannot be locked", error));
-            }
-        }
+        let handle = lock(path)?;
         let contents = read_contents(path)?;
         let mut directory =
             Directory { path: path.to_owned(), handle, contents: contents.clone().unwrap_or_default() };
@@ -192,12 +179,26 @@ impl Directory {
     }
 }
 
-/// Length of each topic file as far as its events are committed: what a reader may read.
+/// Length of each topic file as far as its events are committed: what a reader may read. Without a
+/// checkpoint, which a drop has removed, whole lines are.
 ///
 /// # Errors
 /// When the checkpoint cannot be read.
 pub fn committed_lengths(path: &Path) -> Result<BTreeMap<String, u64>> {
-    Ok(read_contents(path)?.unwrap_or_default().lengths)
+    if let Some(contents) = read_contents(path)? {
+        return Ok(contents.lengths);
+    }
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let length = |topic: String| {
+        let file = path.join(format!("{topic}.jsonl"));
+        match whole_lines_bytes(&file) {
+            Ok(length) => Ok((topic, length)),
+            Err(error) => Err(io_error(&file, "cannot be read", error)),
+        }
+    };
+    topics(path)?.into_iter().map(length).collect()
 }
 
 /// What a directory stores, read without its lock: for `status`.
@@ -209,18 +210,41 @@ pub fn peek(path: &Path) -> Result<Stored> {
     Ok(Stored { checkpoint: contents.pipeline, tables: contents.tables })
 }
 
-/// Removes the checkpoint; the topic files stay.
+/// Removes the checkpoint; the topic files stay, without what a crash left behind it. False: there
+/// was none. A checkpoint that cannot be read, or does not fit its files, is removed as well: this is
+/// the remedy that both name.
 ///
 /// # Errors
 /// When another process holds the directory, or it cannot be written.
-pub fn forget(path: &Path, name: &str) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let directory = Directory::open(path, name)?;
+pub fn forget(path: &Path) -> Result<bool> {
     let checkpoint = path.join(CHECKPOINT);
+    if !checkpoint.exists() {
+        return Ok(false);
+    }
+    let mut directory =
+        Directory { path: path.to_owned(), handle: lock(path)?, contents: Contents::default() };
+    if let Ok(Some(contents)) = read_contents(path) {
+        directory.contents = contents;
+        if let Err(error) = directory.cut_off() {
+            tracing::warn!(path = %path.display(), "{}", error.chain());
+        }
+    }
     std::fs::remove_file(&checkpoint).map_err(|error| io_error(&checkpoint, "cannot be removed", error))?;
-    directory.handle.sync_all().map_err(|error| io_error(path, "cannot be flushed", error))
+    directory.handle.sync_all().map_err(|error| io_error(path, "cannot be flushed", error))?;
+    Ok(true)
+}
+
+/// The directory, locked until the handle is dropped.
+fn lock(path: &Path) -> Result<File> {
+    let handle = File::open(path).map_err(|error| io_error(path, "cannot be opened", error))?;
+    match handle.try_lock() {
+        Ok(()) => Ok(handle),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Error::fenced(format!("the hub directory {} is locked by another process", path.display()))
+                .with_hint("the other process is running, or frozen; this one waits as its standby"))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(io_error(path, "cannot be locked", error)),
+    }
 }
 
 fn read_contents(path: &Path) -> Result<Option<Contents>> {

@@ -178,14 +178,14 @@ pub fn peek(hub: &Hub, name: &str) -> Result<Stored> {
     }
 }
 
-/// Removes what is stored about the pipeline `name`; its events stay.
+/// Removes what is stored about the pipeline `name`; its events stay. False: nothing was stored.
 ///
 /// # Errors
 /// When the hub cannot be reached, or a process still runs the pipeline.
-pub fn forget(hub: &Hub, name: &str) -> Result<()> {
+pub fn forget(hub: &Hub, name: &str) -> Result<bool> {
     match &hub.kind {
-        HubKind::Kafka(kafka) => kafka::forget(&Topics::new(kafka)?, name),
-        HubKind::File(file) => file::forget(&file.path, name),
+        HubKind::Kafka(kafka) => kafka::forget(kafka, &Topics::new(kafka)?, name),
+        HubKind::File(file) => file::forget(&file.path),
     }
 }
 

@@ -18,6 +18,7 @@ mod rows;
 mod table;
 mod worker;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::start::{MatchedTable, Started};
 use crate::pipeline::status::{CopyProgress, State};
-use crate::route::batch::Batch;
+use crate::route::batch::{Batch, LabelId};
 use crate::sink::Outcome;
 use crate::wal::catalog;
 use crate::wal::client::{Client, classify, connect};
@@ -191,6 +192,7 @@ async fn deliver(
     workers: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let clock = tokio::time::Instant::now();
+    let mut delivered: VecDeque<Delivered> = VecDeque::new();
     let mut waiting: Option<Batch> = None;
     let mut has_ended = false;
     while !(has_ended && workers.is_empty() && waiting.is_none() && started.ledger.is_empty()) {
@@ -202,6 +204,9 @@ async fn deliver(
             outcome = started.worker.outcomes.recv() => match outcome {
                 Some(Outcome::Durable(receipt)) => {
                     started.ledger.settle(receipt.sequence(), receipt.safe_lsn());
+                    if let Some(delivered) = delivered.pop_front() {
+                        count(pipeline, started, &delivered);
+                    }
                 }
                 Some(Outcome::Returned(batch)) => shared.give_back(batch),
                 Some(Outcome::Failed(error)) => return Err(error),
@@ -210,32 +215,45 @@ async fn deliver(
             permit = started.worker.batches.reserve(), if waiting.is_some() => {
                 let Ok(permit) = permit else { continue };
                 let mut batch = waiting.take().expect("the branch needs one");
-                let rows = u64::try_from(batch.events.len()).expect("a length fits");
-                let done = batch.tables.iter().filter(|table| table.done).count();
-                if done > 0 {
+                let tables_done = batch.tables.iter().filter(|table| table.done).count();
+                if tables_done > 0 {
                     // Without its locks a table could have been emptied under the copy.
                     keeper.simple_query("SELECT 1").await.map_err(classify)?;
                 }
+                delivered.push_back(Delivered { events: batch.counts(), tables_done });
                 batch.progress = started.progress();
                 let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
                 batch.sequence = started.ledger.deliver(batch.progress.safe_lsn, bytes, clock.elapsed());
                 permit.send(batch);
-                metrics::snapshot_rows(&pipeline.slot, rows);
-                pipeline.status.update(|status| {
-                    status.events += rows;
-                    if let Some(progress) = &mut status.snapshot {
-                        progress.rows += rows;
-                        progress.tables_done += done;
-                    }
-                });
             }
             batch = batches.recv(), if waiting.is_none() && !has_ended => {
                 has_ended = batch.is_none();
                 waiting = batch;
             }
         }
+        let ledger = &started.ledger;
+        pipeline.status.in_flight(ledger.in_flight_bytes(), ledger.oldest_unconfirmed(clock.elapsed()));
     }
     Ok(())
+}
+
+/// What a batch on its way holds.
+struct Delivered {
+    events: Vec<(LabelId, u64)>,
+    tables_done: usize,
+}
+
+/// A batch is durable: counts what it held.
+fn count(pipeline: &Pipeline, started: &Started, delivered: &Delivered) {
+    let published = metrics::published(&pipeline.slot, &started.labels, &delivered.events);
+    metrics::snapshot_rows(&pipeline.slot, published.rows_read);
+    pipeline.status.update(|status| {
+        status.events += published.events;
+        if let Some(progress) = &mut status.snapshot {
+            progress.rows += published.rows_read;
+            progress.tables_done += delivered.tables_done;
+        }
+    });
 }
 
 /// Tells for whom the creation of a slot waits, for as long as it is polled.

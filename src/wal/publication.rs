@@ -217,17 +217,21 @@ impl Publications {
         transaction.commit().await.map_err(classify)
     }
 
-    /// Removes managed publications.
+    /// Removes managed publications; returns the names of those that were there.
     ///
     /// # Errors
     /// Definite when the role may not.
-    pub async fn remove(&self, client: &Client) -> Result<()> {
-        if self.is_managed {
-            for name in &self.names {
-                let statement = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name));
-                client.batch_execute(&statement).await.map_err(classify)?;
-            }
+    pub async fn remove(&self, client: &Client) -> Result<Vec<String>> {
+        if !self.is_managed {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let existing = self.existing(client).await?;
+        for name in &existing {
+            let statement = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name));
+            client.batch_execute(&statement).await.map_err(|error| {
+                classify(error).context(&statement).with_hint("run it as the publication's owner")
+            })?;
+        }
+        Ok(existing)
     }
 }

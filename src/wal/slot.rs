@@ -11,9 +11,9 @@ const STATE: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text,
 s.restart_lsn::text, s.confirmed_flush_lsn::text, s.wal_status, to_jsonb(s) ->> 'invalidation_reason', \
 pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
 ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::int8 \
-FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 ORDER BY 1";
+FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 AND NOT s.temporary ORDER BY 1";
 
-/// A logical slot.
+/// A permanent slot: those of running copies are temporary, and go with their session.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SlotState {
     /// Its name.
@@ -79,6 +79,19 @@ async fn states_like(client: &Client, pattern: &str) -> Result<Vec<SlotState>> {
             retained_wal_bytes: row.get(9),
         })
         .collect())
+}
+
+/// The source's end of WAL; of a standby, of what it has replayed.
+///
+/// # Errors
+/// As the connection.
+pub async fn source_end(client: &Client) -> Result<Lsn> {
+    const END: &str = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+    ELSE pg_catalog.pg_current_wal_lsn() END)::text";
+    let text: Option<String> = client.query_one(END, &[]).await.map_err(classify)?.get(0);
+    text.unwrap_or_default()
+        .parse()
+        .map_err(|error| Error::transient("the source's end of WAL cannot be read").with_source(error))
 }
 
 /// Makes a permanent logical slot and returns its consistent point. Waits for the transactions that

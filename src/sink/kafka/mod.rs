@@ -9,11 +9,13 @@
 mod at_least_once;
 mod deliveries;
 mod exactly_once;
+mod reader;
 mod session;
 mod topics;
 
 pub use at_least_once::{AtLeastOnce, Producing};
 pub use exactly_once::ExactlyOnce;
+pub use reader::{Reader, Start};
 pub use session::{Session, forget, peek};
 pub use topics::Topics;
 

@@ -57,12 +57,7 @@ impl Session {
     pub fn open(hub: &KafkaHub, topics: &Arc<Topics>, name: &str) -> Result<(Session, Stored)> {
         let checkpoint_topic = checkpoint_topic(name)?;
         topics.ensure_checkpoint(&checkpoint_topic)?;
-        let mut config = producer_config(hub);
-        config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
-        let producer = connect(&config)?;
-        producer
-            .init_transactions(INIT_TIME_MAX)
-            .map_err(|error| classify(&format!("the transactional id {name} cannot be taken"), error))?;
+        let producer = fence(hub, name)?;
         let stored = read(hub, &checkpoint_topic, name)?;
         let session = Session {
             producer,
@@ -175,12 +170,30 @@ pub fn peek(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<Stored> {
     read(hub, &topic, name)
 }
 
-/// Removes the checkpoint: its whole topic.
+/// Removes the checkpoint: its whole topic; false: there was none. Fences first, so that a frozen
+/// process that wakes up late writes nothing, and what it or a killed one had open is ended.
 ///
 /// # Errors
 /// When the brokers cannot be reached, or refuse.
-pub fn forget(topics: &Topics, name: &str) -> Result<()> {
-    topics.remove(&checkpoint_topic(name)?)
+pub fn forget(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<bool> {
+    let topic = checkpoint_topic(name)?;
+    if !topics.existing()?.contains_key(&topic) {
+        return Ok(false);
+    }
+    fence(hub, name)?;
+    topics.remove(&topic)?;
+    Ok(true)
+}
+
+/// Takes the transactional id, and with it every right to write as this pipeline.
+fn fence(hub: &KafkaHub, name: &str) -> Result<BaseProducer<Deliveries>> {
+    let mut config = producer_config(hub);
+    config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
+    let producer = connect(&config)?;
+    producer
+        .init_transactions(INIT_TIME_MAX)
+        .map_err(|error| classify(&format!("the transactional id {name} cannot be taken"), error))?;
+    Ok(producer)
 }
 
 pub(super) fn connect(config: &ClientConfig) -> Result<BaseProducer<Deliveries>> {
@@ -236,7 +249,7 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
 }
 
 /// What librdkafka reports and mends by itself.
-fn is_passing(error: &KafkaError) -> bool {
+pub(super) fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

@@ -148,7 +148,8 @@ impl Topics {
         Ok(found)
     }
 
-    /// Removes a topic, if it is there.
+    /// Removes a topic, if it is there, and waits until the cluster speaks of it no more: who makes
+    /// it again at once would else be told that it exists.
     ///
     /// # Errors
     /// When the cluster does not let it.
@@ -164,6 +165,14 @@ impl Topics {
                 | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
                 Err((_, code)) => return Err(classify(&doing, KafkaError::AdminOp(code))),
             }
+        }
+        self.lock().remove(topic);
+        let deadline = Instant::now() + LEADER_TIME_MAX;
+        while self.existing()?.contains_key(topic) {
+            if Instant::now() > deadline {
+                return Err(Error::transient(format!("{doing}: the cluster still lists it")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
