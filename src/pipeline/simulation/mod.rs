@@ -194,7 +194,8 @@ impl<'w> Simulation<'w> {
     fn crash(&mut self) {
         self.note(|| "crash".to_owned());
         self.check_told();
-        for _ in 0..self.dice.below(4) {
+        // After a drain this takes the last one too, or the connection breaks before.
+        for _ in 0..self.dice.below(8) {
             self.take_status();
         }
         self.destination.crash();
@@ -223,6 +224,12 @@ impl<'w> Simulation<'w> {
         if let Some(session) = &mut self.session {
             session.send_status();
             assert!(session.is_all_handed(), "a drained pipeline keeps nothing back");
+            let whole_lsn = session.walsender.whole_lsn;
+            self.check_told();
+            assert!(
+                self.told >= whole_lsn,
+                "drained, and the transaction up to {whole_lsn} is not confirmed"
+            );
         }
         self.crash();
     }

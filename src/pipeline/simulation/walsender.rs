@@ -19,6 +19,13 @@ use crate::wal::pgoutput::Message;
 use crate::wal::timestamp::Timestamp;
 
 #[derive(Debug)]
+struct Queued {
+    frame: Vec<u8>,
+    /// Of a Commit: once this is taken out, the transaction is the client's as a whole.
+    end_lsn: Option<Lsn>,
+}
+
+#[derive(Debug)]
 pub(super) struct Walsender<'w> {
     wal: &'w Wal,
     dice: Dice,
@@ -27,11 +34,13 @@ pub(super) struct Walsender<'w> {
     /// Records that are committed and flushed by now.
     pub(super) visible: usize,
     sent_lsn: Lsn,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Queued>,
     current: Vec<u8>,
     described: HashMap<u32, usize>,
     /// Frames that have come through the network.
     pub(super) arrived: usize,
+    /// The end of the last transaction that was taken out whole.
+    pub(super) whole_lsn: Lsn,
 }
 
 impl<'w> Walsender<'w> {
@@ -51,6 +60,7 @@ impl<'w> Walsender<'w> {
             current: Vec::new(),
             described: HashMap::new(),
             arrived: 0,
+            whole_lsn: Lsn::ZERO,
         }
     }
 
@@ -93,6 +103,7 @@ impl<'w> Walsender<'w> {
                 self.keepalive_inside();
                 let commit = Message::Commit { commit_lsn: record.start, end_lsn: record.end, commit_time };
                 self.push_message(record.end, &commit);
+                self.queue.back_mut().expect("the commit").end_lsn = Some(record.end);
             }
         }
         self.sent_lsn = record.end;
@@ -129,13 +140,13 @@ impl<'w> Walsender<'w> {
         // The server's clock, which no replay repeats.
         let sent_at = Timestamp(i64::try_from(self.dice.below(1 << 50)).expect("it fits"));
         Frame::Data { wal_start: lsn, wal_end: lsn, sent_at, payload }.encode(&mut frame);
-        self.queue.push_back(frame);
+        self.queue.push_back(Queued { frame, end_lsn: None });
     }
 
     fn push_keepalive(&mut self, wal_end: Lsn, reply_requested: bool) {
         let mut frame = Vec::with_capacity(18);
         Frame::Keepalive { wal_end, sent_at: Timestamp(0), reply_requested }.encode(&mut frame);
-        self.queue.push_back(frame);
+        self.queue.push_back(Queued { frame, end_lsn: None });
     }
 }
 
@@ -147,7 +158,8 @@ impl WalSource for Walsender<'_> {
         if self.arrived == 0 {
             return Ok(None);
         }
-        let Some(frame) = self.queue.pop_front() else { return Ok(None) };
+        let Some(Queued { frame, end_lsn }) = self.queue.pop_front() else { return Ok(None) };
+        self.whole_lsn = end_lsn.unwrap_or(self.whole_lsn);
         self.arrived -= 1;
         self.current = frame;
         Ok(Some(&self.current))
