@@ -33,6 +33,8 @@ use crate::wal::slot::SlotState;
 
 const SLOT: &str = "walgate_hub";
 const STEPS: usize = 200;
+/// About 4 ms of one core each, without optimisation.
+const RUNS: u64 = 2000;
 /// After the schedule, so many fair rounds must be enough to deliver and confirm everything.
 const ROUNDS_MAX: usize = 300;
 
@@ -315,7 +317,7 @@ fn every_schedule_delivers_everything_exactly_once() {
     if let Some(seed) = number_from_env("WALGATE_SIM_SEED") {
         return run(seed, true);
     }
-    let runs = number_from_env("WALGATE_SIM_RUNS").unwrap_or(3000);
+    let runs = number_from_env("WALGATE_SIM_RUNS").unwrap_or(RUNS);
     let workers = 2;
     std::thread::scope(|scope| {
         for worker in 0..workers {

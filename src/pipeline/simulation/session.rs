@@ -13,7 +13,7 @@ use super::wal::Wal;
 use super::walsender::Walsender;
 use super::{SLOT, identity};
 use crate::ack::Ledger;
-use crate::config::{Mode, choose};
+use crate::config::{Mode, TableRule, choose};
 use crate::lsn::Lsn;
 use crate::pipeline::cadence::{self, Cadence, IDLE_CHECKPOINT_TIME, Moment};
 use crate::pipeline::guard::FirstTransaction;
@@ -29,8 +29,9 @@ use crate::wal::frame::StandbyStatus;
 use crate::wal::pgoutput::Relation;
 use crate::wal::timestamp::Timestamp;
 
-/// Built once: thousands of sessions read the same types.
+/// Made once: thousands of sessions read the same types and rules.
 static TYPES: OnceLock<TypeCatalog> = OnceLock::new();
+static RULES: OnceLock<Vec<TableRule>> = OnceLock::new();
 
 pub(super) struct Session<'w> {
     wal: &'w Wal,
@@ -111,9 +112,8 @@ impl<'w> Session<'w> {
     }
 
     fn install(&mut self, relation: Relation) {
-        let rules = tables::rules();
-        let rule =
-            choose(&rules, &relation.namespace, &relation.name).filter(|rule| rule.mode == Mode::Event);
+        let rules = RULES.get_or_init(tables::rules);
+        let rule = choose(rules, &relation.namespace, &relation.name).filter(|rule| rule.mode == Mode::Event);
         let Some(rule) = rule else { return self.pump.install(relation, Some(Route::Off)) };
         let context = PlanContext {
             source_name: "shop",
