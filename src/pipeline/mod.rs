@@ -4,11 +4,14 @@
 //! by itself and keeps no state between attempts: whatever went wrong, the next attempt starts from
 //! what the destination has stored, which is what a crash would do (EXACTLY_ONCE.md).
 
+pub mod cadence;
 pub mod guard;
 pub mod pump;
 pub mod start;
 pub mod status;
 pub mod stream;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 
