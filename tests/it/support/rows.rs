@@ -72,11 +72,12 @@ impl Shape {
                 // The nesting by the server's own JSON, the elements as the text that it prints.
                 (true, _) => format!("array_to_json({name}::text[])::text"),
                 (false, "hstore") => format!("hstore_to_json({name})::text"),
-                (false, _) => format!("{name}::text"),
+                // As its output function prints it: a cast prints a boolean and a char(n) otherwise.
+                (false, _) => name,
             }
         };
         let columns = self.columns.iter().map(expression);
-        let key = self.key.iter().map(|name| format!("{}::text", quoted(name)));
+        let key = self.key.iter().map(|name| quoted(name));
         let list = columns.chain(key).collect::<Vec<_>>().join(", ");
         let rows = source.query(&format!("SELECT {list} FROM {table}"));
         rows.iter()
