@@ -9,3 +9,4 @@ mod support;
 mod support_selftest;
 mod events;
 mod rows;
+mod transactions;
