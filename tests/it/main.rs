@@ -10,3 +10,7 @@ mod support_selftest;
 mod events;
 mod rows;
 mod transactions;
+mod naming;
+mod messages;
+mod copy;
+mod values;
