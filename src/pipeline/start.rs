@@ -153,6 +153,8 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             failpoint::hit("start.after-pending");
             slot::remove(&client, &pipeline.slot).await?;
             synchronize(pipeline, &mut client).await?;
+            // A rule that is refused must not leave a slot behind, which would retain WAL.
+            topics_of(pipeline, &types, &Labels::default(), &matched_tables(pipeline, &client).await?)?;
             let consistent_point = create_slot(pipeline, &client).await?;
             failpoint::hit("start.after-slot");
             let made = Checkpoint { phase: Phase::Snapshot, safe_lsn: consistent_point, ..pending };
@@ -375,18 +377,21 @@ pub async fn matched_tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<
             published.as_ref().and_then(|tables| tables.iter().find(|one| one.oid == table.oid)).cloned();
         matched.push(MatchedTable { rule: rule.clone(), table, published });
     }
-    for rule in pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact())
-    {
-        if !matched.iter().any(|matched| matched.rule.name == rule.name) {
-            return Err(Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
-                "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
-            ));
-        }
+    let exact = pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact());
+    let faults: Vec<Error> = exact
+        .filter(|rule| !matched.iter().any(|matched| matched.rule.name == rule.name))
+        .map(|rule| Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
+            "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
+        ))
+        .collect();
+    if !faults.is_empty() {
+        return Err(all_of(faults));
     }
     Ok(matched)
 }
 
-/// Each table's topic; refuses two names that Kafka would take for one.
+/// Each table's topic. All faults of all rules at once: a rule that does not fit its table, and two
+/// tables that would share a topic although the template tells them apart.
 fn topics_of(
     pipeline: &Pipeline,
     types: &TypeCatalog,
@@ -394,28 +399,32 @@ fn topics_of(
     tables: &[MatchedTable],
 ) -> Result<Vec<(u32, String)>> {
     use crate::route::template::TopicNames;
-    let context =
-        PlanContext { source_name: &pipeline.source_name, types, labels, topic: &pipeline.config.hub.topic };
-    let mut taken: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let template = &pipeline.config.hub.topic;
+    let context = PlanContext { source_name: &pipeline.source_name, types, labels, topic: template };
+    let mut taken: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
     let mut topics = Vec::new();
+    let mut faults = Vec::new();
     for matched in tables {
         let table = &matched.table;
         // Compiled for its errors: a rule that does not fit its table is found before anything starts.
-        let plan =
-            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO)?;
-        debug_assert_eq!(plan.oid, table.oid);
+        let compiled =
+            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO);
+        if let Err(fault) = compiled {
+            faults.push(fault);
+            continue;
+        }
         let names = TopicNames {
             source: &pipeline.source_name,
             schema: &table.schema,
             table: &table.name,
             aggregate_type: matched.rule.aggregate_type.as_deref().unwrap_or(&table.name),
         };
-        let topic =
-            pipeline.config.hub.topic.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let topic = template.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let values = template.values(&names);
         let known =
-            taken.entry(topic.collision_key()).or_insert_with(|| (topic.raw.clone(), table.display_name()));
-        if known.0 != topic.raw {
-            return Err(Error::definite(format!(
+            taken.entry(topic.collision_key()).or_insert_with(|| (values.clone(), table.display_name()));
+        if known.0 != values {
+            faults.push(Error::definite(format!(
                 "tables {} and {} would share the topic {}, which Kafka's naming rules make of both",
                 known.1,
                 table.display_name(),
@@ -425,7 +434,23 @@ fn topics_of(
         }
         topics.push((table.oid, topic.legal));
     }
-    Ok(topics)
+    if faults.is_empty() { Ok(topics) } else { Err(all_of(faults)) }
+}
+
+/// One error of several, each with its remedy.
+fn all_of(mut faults: Vec<Error>) -> Error {
+    if faults.len() == 1 {
+        return faults.pop().expect("there is one");
+    }
+    let texts: Vec<String> = faults
+        .iter()
+        .map(|fault| match fault.hint() {
+            Some(hint) => format!("{} ({hint})", fault.chain()),
+            None => fault.chain(),
+        })
+        .collect();
+    Error::definite(format!("{} faults: {}", texts.len(), texts.join("; ")))
+        .with_hint("mend each of them as it says in brackets")
 }
 
 /// Makes the slot; says for whom it waits.

@@ -144,6 +144,19 @@ impl TopicTemplate {
     pub fn names_source(&self) -> bool {
         self.0.iter().any(|piece| matches!(piece, Piece::Field(TopicField::Source)))
     }
+
+    /// What stands for the template's placeholders, in their order. Two tables share a topic on purpose when
+    /// these are equal; equal names alone can be an accident (`a.b` + `c`, `a` + `b.c`).
+    pub fn values(&self, names: &TopicNames<'_>) -> Vec<String> {
+        let value = |piece: &Piece<TopicField>| match piece {
+            Piece::Text(_) => None,
+            Piece::Field(TopicField::Source) => Some(names.source.to_owned()),
+            Piece::Field(TopicField::Schema) => Some(names.schema.to_owned()),
+            Piece::Field(TopicField::Table) => Some(names.table.to_owned()),
+            Piece::Field(TopicField::AggregateType) => Some(names.aggregate_type.to_owned()),
+        };
+        self.0.iter().filter_map(value).collect()
+    }
 }
 
 impl Default for TopicTemplate {

@@ -7,6 +7,13 @@ use crate::error::{Error, Result};
 use crate::pipeline::start::MatchedTable;
 use crate::wal::client::{Client, classify};
 
+/// The exported snapshot, and whether any transaction can be unsettled in it. When the last ones before it were
+/// rolled back, its xmin can lie past its xmax (seen): everything below xmin has ended for everybody, and the
+/// text is one that pg_snapshot's own input refuses.
+const EXPORTED: &str = "SELECT s::text, \
+pg_catalog.pg_snapshot_xmin(s)::text::int8 < pg_catalog.pg_snapshot_xmax(s)::text::int8 \
+FROM pg_catalog.pg_current_snapshot() s";
+
 /// Transactions that the exported snapshot `$1` counts as committed and an ordinary snapshot does not.
 const UNSETTLED: &str = "SELECT pg_catalog.count(*) FROM pg_catalog.generate_series( \
 pg_catalog.pg_snapshot_xmin($1::text::pg_snapshot)::text::int8, pg_catalog.pg_snapshot_xmax($1::text::pg_snapshot)::text::int8 - 1) x \
@@ -29,9 +36,11 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// # Errors
 /// Transient when it takes too long.
 pub async fn settle(keeper: &Client, ordinary: &Client) -> Result<()> {
-    let row =
-        keeper.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await.map_err(classify)?;
-    let exported: String = row.get(0);
+    let row = keeper.query_one(EXPORTED, &[]).await.map_err(classify)?;
+    let (exported, is_open): (String, bool) = (row.get(0), row.get(1));
+    if !is_open {
+        return Ok(());
+    }
     let deadline = tokio::time::Instant::now() + SETTLE_TIME_MAX;
     loop {
         let row = ordinary.query_one(UNSETTLED, &[&exported]).await.map_err(classify)?;

@@ -130,7 +130,8 @@ pub async fn remove(client: &Client, name: &str) -> Result<bool> {
     }
 }
 
-/// Pids and users of the transactions for which the creation of a slot waits.
+/// The transactions for which the creation of a slot waits: pids and users, and the prepared ones, which no
+/// process owns and which may wait for ever.
 ///
 /// # Errors
 /// As the connection.
@@ -138,10 +139,25 @@ pub async fn writers(client: &Client) -> Result<Vec<String>> {
     const WRITERS: &str = "SELECT pid, usename::text, application_name, \
     EXTRACT(EPOCH FROM clock_timestamp() - xact_start)::int4 FROM pg_catalog.pg_stat_activity \
     WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start LIMIT 5";
+    const PREPARED: &str = "SELECT gid, owner::text, database::text, \
+    EXTRACT(EPOCH FROM clock_timestamp() - prepared)::int4 FROM pg_catalog.pg_prepared_xacts \
+    ORDER BY prepared LIMIT 5";
+    let rows = client.query(PREPARED, &[]).await.map_err(classify)?;
+    let prepared = rows.iter().map(|row| {
+        let (gid, owner, database, seconds) = (
+            row.get::<_, String>(0),
+            row.get::<_, String>(1),
+            row.get::<_, String>(2),
+            row.get::<_, Option<i32>>(3),
+        );
+        format!(
+            "prepared transaction '{gid}' ({owner}, database {database}, for {} s)",
+            seconds.unwrap_or_default()
+        )
+    });
     let rows = client.query(WRITERS, &[]).await.map_err(classify)?;
-    Ok(rows
-        .iter()
-        .map(|row| {
+    Ok(prepared
+        .chain(rows.iter().map(|row| {
             let (pid, user, application, seconds) = (
                 row.get::<_, i32>(0),
                 row.get::<_, Option<String>>(1),
@@ -154,6 +170,6 @@ pub async fn writers(client: &Client) -> Result<Vec<String>> {
                 application.unwrap_or_default(),
                 seconds.unwrap_or_default()
             )
-        })
+        }))
         .collect())
 }
