@@ -8,3 +8,5 @@ mod support;
 
 mod support_selftest;
 mod events;
+mod crash;
+mod faults;
