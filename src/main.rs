@@ -8,9 +8,9 @@ use walgate::command::{self, Cli, Failure};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     command::log::start(cli.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(16)
+    // Pipelines have threads and runtimes of their own: this one has the signals and the admin port.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(8)
         .enable_all()
         .build()
         .expect("threads can be started");

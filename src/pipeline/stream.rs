@@ -209,8 +209,10 @@ impl<'p> Stream<'p> {
                     has_backlog = bytes >= BACKLOG_BYTES;
                     metrics::bytes_read(&self.pipeline.slot, bytes);
                     if has_backlog {
-                        // Shorter than a timer's tick; this thread has nothing better to do.
+                        // Shorter than a timer's tick, and this thread is the pipeline's own.
                         std::thread::sleep(PACE);
+                        // The lock's connection and the other tasks of this thread have their turn.
+                        tokio::task::yield_now().await;
                     }
                 }
                 () = tokio::time::sleep(BACKLOG_OVER_TIME), if has_backlog && !is_full => has_backlog = false,

@@ -12,7 +12,8 @@ pub mod hub;
 pub mod kafka;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -96,11 +97,10 @@ impl Worker {
     pub fn start(name: &str, sink: impl Sink) -> Result<Worker> {
         let (batches, receiver) = mpsc::channel(1);
         let (sender, outcomes) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name(format!("sink {name}"))
             .spawn(move || {
-                if let Err(error) = serve(sink, receiver, &sender, &runtime) {
+                if let Err(error) = serve(sink, receiver, &sender) {
                     // The pipeline may already have gone: then nobody needs to know.
                     let _ = sender.send(Outcome::Failed(error));
                 }
@@ -114,40 +114,68 @@ fn serve(
     mut sink: impl Sink,
     mut batches: mpsc::Receiver<Batch>,
     outcomes: &mpsc::UnboundedSender<Outcome>,
-    runtime: &tokio::runtime::Handle,
 ) -> Result<()> {
     let mut receipts = Vec::new();
     let mut is_open = true;
     loop {
         let received = match (is_open, sink.patience()) {
-            (true, Some(patience)) => match batches.try_recv() {
-                Ok(batch) => Some(batch),
-                Err(_) => runtime.block_on(async {
-                    tokio::time::timeout(patience, batches.recv()).await.map_or(None, |received| {
-                        is_open = received.is_some();
-                        received
-                    })
-                }),
-            },
-            (true, None) => {
-                let received = batches.blocking_recv();
-                is_open = received.is_some();
-                received
-            }
-            (false, Some(_)) => None,
+            (true, patience) => receive(&mut batches, patience),
+            (false, Some(_)) => Received::Nothing,
             (false, None) => return Ok(()),
         };
-        let idle = received.is_none();
-        if let Some(mut batch) = received {
-            sink.accept(&batch)?;
-            batch.clear(BATCH_BYTES_KEPT_MAX);
-            let _ = outcomes.send(Outcome::Returned(batch));
+        let idle = !matches!(received, Received::Batch(_));
+        match received {
+            Received::Batch(mut batch) => {
+                sink.accept(&batch)?;
+                batch.clear(BATCH_BYTES_KEPT_MAX);
+                let _ = outcomes.send(Outcome::Returned(batch));
+            }
+            Received::Nothing => {}
+            Received::Closed => is_open = false,
         }
         sink.settle(idle, &mut receipts)?;
         for receipt in receipts.drain(..) {
             // A pipeline that has gone learns of it from the checkpoint.
             let _ = outcomes.send(Outcome::Durable(receipt));
         }
+    }
+}
+
+enum Received {
+    Batch(Batch),
+    /// None came in time.
+    Nothing,
+    /// None will come any more.
+    Closed,
+}
+
+/// Waits for a batch on this thread, without a runtime: its timers would be another thread's.
+fn receive(batches: &mut mpsc::Receiver<Batch>, patience: Option<Duration>) -> Received {
+    let Some(patience) = patience else {
+        return batches.blocking_recv().map_or(Received::Closed, Received::Batch);
+    };
+    let deadline = Instant::now() + patience;
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match batches.poll_recv(&mut context) {
+            Poll::Ready(Some(batch)) => return Received::Batch(batch),
+            Poll::Ready(None) => return Received::Closed,
+            Poll::Pending => {}
+        }
+        match deadline.checked_duration_since(Instant::now()) {
+            Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+            _ => return Received::Nothing,
+        }
+    }
+}
+
+/// Wakes the sink's thread.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

@@ -65,7 +65,7 @@ fn reader_config(hub: &KafkaHub) -> ClientConfig {
 fn producer_config(hub: &KafkaHub) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
-        .set("linger.ms", "1")
+        .set("linger.ms", "2")
         .set("message.max.bytes", MESSAGE_BYTES_MAX)
         // Bounded by the sink's own count of bytes in flight, which lets one huge message through.
         .set("queue.buffering.max.kbytes", "2000000")
