@@ -128,7 +128,6 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
 
     let types = catalog::types(&client).await?;
     let mut states = stored.tables;
-    let is_fresh = decision == Start::Fresh;
     let checkpoint = match decision {
         Start::Resume(checkpoint) => {
             publications_exist(pipeline, &client).await?;
@@ -156,8 +155,11 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let tables = matched_tables(pipeline, &client).await?;
     let labels = Arc::new(Labels::default());
     let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
+    // Nothing is stored of these tables' copies, and yet their topics may hold rows: of a pipeline that was
+    // dropped, or, at least once, of a copy that ended before its first checkpoint.
+    let unknown: Vec<&(u32, String)> = topics_of.iter().filter(|(oid, _)| !states.contains_key(oid)).collect();
     let names: Vec<String> =
-        topics_of.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+        unknown.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
 
     let mut copied_before: BTreeSet<u32> =
         states.values().filter(|state| !state.done).map(|state| state.oid).collect();
@@ -169,11 +171,11 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             .collect();
         hub = store(hub, checkpoint.clone(), new.clone()).await?;
         states.extend(new.into_iter().map(|state| (state.oid, state)));
-    } else if is_fresh {
+    } else if !unknown.is_empty() {
         let (opened, found) = blocking(move || hub.has_events(&names).map(|found| (hub, found))).await?;
         hub = opened;
         copied_before
-            .extend(topics_of.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
+            .extend(unknown.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
     }
 
     let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
