@@ -90,7 +90,8 @@ fn crash_at(name: &str, mode: Mode) {
     let source = Source::new(&format!("c_{name}"));
     let hub = mode.hub(&source);
     let mut workload = Workload::new(&source);
-    workload.insert(5000);
+    // In a copy's own crashes, more than one of its batches (4096).
+    workload.insert(if name.starts_with("snapshot.") { 4200 } else { 300 });
     workload.begin().insert_u(40).commit();
     let walgate = mode.walgate(&source, &hub);
     let of_start = name.starts_with("start.") || name.starts_with("snapshot.");
@@ -117,8 +118,11 @@ fn crash_at(name: &str, mode: Mode) {
     let mut fired = 0;
     for (round, pass) in passes.iter().enumerate() {
         workload.mix();
-        workload.big();
-        workload.mix();
+        let is_once_a_start = name.starts_with("stream.") && passes.len() == 1;
+        if name == "stream.in-transaction" || (round == 0 && !is_once_a_start) {
+            workload.big();
+            workload.mix();
+        }
         let has_fired = crashes(&mode.walgate(&source, &hub).failpoint(&format!("{name}:{pass}")));
         assert!(has_fired || round > 0, "{name} was not passed by the stream");
         fired += u32::from(has_fired);

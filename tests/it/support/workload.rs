@@ -119,12 +119,12 @@ impl Workload {
         self.begin().bump(3).insert(9000).rekey(2).bump(50).commit();
     }
 
-    /// Changes every row twice, so that rows move between pages, deletes some and re-keys some.
+    /// Changes every row, so that rows move between pages, deletes some and re-keys some.
     pub fn churn(&mut self) {
         let all = self.rows.len();
         self.begin().bump(all).commit();
         self.begin().delete(3).rekey(3).insert(4).truncate_u().insert_u(5).commit();
-        self.begin().bump(all / 2).commit();
+        self.begin().bump(all / 10).commit();
     }
 
     /// Asserts that each change since transaction number `from` has its event exactly once, in its place, with its
