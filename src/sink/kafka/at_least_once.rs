@@ -25,6 +25,9 @@ use crate::sink::{Durable, Sink, label};
 
 /// Bytes handed to librdkafka and not acknowledged; one larger message may pass alone.
 const IN_FLIGHT_BYTES_MAX: usize = 12 << 20;
+/// Once that much is on its way, more follows only below this: a look after every message would
+/// cost more than the message.
+const IN_FLIGHT_BYTES_LOW: usize = 9 << 20;
 /// Events between two looks at what was acknowledged.
 const EVENTS_A_POLL: usize = 1000;
 /// Between two checkpoints under load.
@@ -113,15 +116,15 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
 
 /// Serves acknowledgements; waits while too much is on its way.
 fn make_room(producer: &BaseProducer<Deliveries>) -> Result<()> {
-    producer.poll(Duration::ZERO);
+    let is_full = producer.context().in_flight_bytes() > IN_FLIGHT_BYTES_MAX;
     loop {
+        producer.poll(if is_full { Duration::from_millis(1) } else { Duration::ZERO });
         if let Some(failure) = producer.context().take_failure() {
             return Err(failure);
         }
-        if producer.context().in_flight_bytes() <= IN_FLIGHT_BYTES_MAX {
+        if !is_full || producer.context().in_flight_bytes() <= IN_FLIGHT_BYTES_LOW {
             return Ok(());
         }
-        producer.poll(Duration::from_millis(1));
     }
 }
 
