@@ -37,8 +37,12 @@ use crate::wal::publication::{Membership, Publications};
 use crate::wal::slot;
 use crate::wal::timestamp::now;
 
-/// A status goes out at least this often (`wal_sender_timeout` is 60 s by default).
+/// A status goes out at least this often, or three times in the source's `wal_sender_timeout`, which is 60 s by
+/// default: while the sink is blocked nothing is read, so no request for a status is seen either.
 const STATUS_TIME_MAX: Duration = Duration::from_secs(10);
+/// In milliseconds; 0: the source does not mind.
+const WAL_SENDER_TIMEOUT: &str =
+    "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
 /// A status that confirms more goes out at most this often under load: each one makes the server
 /// write its slot to disk.
 const STATUS_TIME_MIN: Duration = Duration::from_secs(1);
@@ -89,6 +93,7 @@ struct Stream<'p> {
     pump: Pump,
     free: Vec<Batch>,
     clock: Instant,
+    status_time: Duration,
     status_at: Instant,
     status_lsn: Lsn,
     received_at: Instant,
@@ -103,7 +108,9 @@ impl<'p> Stream<'p> {
         let slot_name = &pipeline.slot;
         free_slot(&started.client, slot_name).await?;
         let confirmed = confirmed_lsn(&started.client, slot_name).await?;
-        let replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
+        let mut replication =
+            ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
+        let status_time = status_time(&mut replication).await?;
         let publication_names = pipeline.publications.option();
         let mut options = STREAM_OPTIONS.to_vec();
         options.push(("publication_names", &publication_names));
@@ -139,6 +146,7 @@ impl<'p> Stream<'p> {
             connection,
             free: Vec::new(),
             clock: now,
+            status_time,
             status_at: now,
             status_lsn: Lsn::ZERO,
             received_at: now,
@@ -267,7 +275,7 @@ impl<'p> Stream<'p> {
         }
         let confirms_more = self.started.ledger.confirmed_lsn() > self.status_lsn;
         let since = self.status_at.elapsed();
-        if since >= STATUS_TIME_MAX || (confirms_more && since >= STATUS_TIME_MIN) {
+        if since >= self.status_time || (confirms_more && since >= STATUS_TIME_MIN) {
             self.send_status(false).await?;
         }
         let silence = self.received_at.elapsed();
@@ -509,6 +517,17 @@ fn has_left(table: &SourceTable, publications: &Publications) -> Error {
         publications.names().join(", ")
     ))
     .with_hint("start again to have it published and copied again (an existing publication: add it there first), or leave it out by a rule with mode = \"off\"")
+}
+
+/// How often a status must go out on this connection: the setting may be the role's or the database's own.
+async fn status_time(replication: &mut ReplicationConnection) -> Result<Duration> {
+    let rows = replication.query(WAL_SENDER_TIMEOUT).await?;
+    let setting = rows.first().and_then(|row| row.first().cloned().flatten());
+    let limit_ms = setting.and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok(match limit_ms {
+        0 => STATUS_TIME_MAX,
+        limit_ms => STATUS_TIME_MAX.min(Duration::from_millis(limit_ms) / 3),
+    })
 }
 
 async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {

@@ -15,3 +15,5 @@ mod naming;
 mod messages;
 mod copy;
 mod values;
+mod crash;
+mod faults;
