@@ -4,6 +4,7 @@
 //! by itself and keeps no state between attempts: whatever went wrong, the next attempt starts from
 //! what the destination has stored, which is what a crash would do (EXACTLY_ONCE.md).
 
+pub mod cadence;
 pub mod guard;
 pub mod pump;
 pub mod start;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::cadence::{self, Cadence, Moment};
 use super::guard::{self, FirstTransaction};
 use super::pump::{Pump, PumpSettings, Pumped};
 use super::start::{STREAM_OPTIONS, Started, blocking, rule_of};
@@ -40,8 +41,6 @@ const STATUS_TIME_MAX: Duration = Duration::from_secs(10);
 /// A status that confirms more goes out at most this often under load: each one makes the server
 /// write its slot to disk.
 const STATUS_TIME_MIN: Duration = Duration::from_secs(1);
-/// An idle slot is moved at most this often, unless the server asks.
-const IDLE_CHECKPOINT_TIME: Duration = Duration::from_secs(10);
 /// Without a byte from the server for so long, it is asked for one ...
 const SILENCE_TIME_MAX: Duration = Duration::from_secs(20);
 /// ... and after so long the connection is given up.
@@ -51,8 +50,6 @@ const TICK: Duration = Duration::from_millis(200);
 const TABLES_TIME: Duration = Duration::from_secs(10);
 /// A read of at least this much means that more is waiting, in bytes.
 const BACKLOG_BYTES: usize = 32 << 10;
-/// While more is waiting a batch is cut from this size on, in bytes.
-const BACKLOG_BATCH_BYTES: usize = 256 << 10;
 /// The pause between two reads of a backlog: a reader that drains the socket at every wake-up makes
 /// the walsender send row by row (DESIGN section 8, point 2).
 const PACE: Duration = Duration::from_micros(500);
@@ -96,8 +93,7 @@ struct Stream<'p> {
     received_at: Instant,
     asked_at: Option<Instant>,
     checkpoint_at: Instant,
-    /// The server waits for what is in flight: confirm without delay.
-    is_server_waiting: bool,
+    cadence: Cadence,
     tables_at: Instant,
 }
 
@@ -143,7 +139,7 @@ impl<'p> Stream<'p> {
             received_at: now,
             asked_at: None,
             checkpoint_at: now,
-            is_server_waiting: false,
+            cadence: Cadence::default(),
             tables_at: now,
         })
     }
@@ -170,13 +166,15 @@ impl<'p> Stream<'p> {
                 }
             };
             if self.pump.take_reply_request() {
-                self.is_server_waiting = true;
+                self.cadence.asked();
                 self.send_status(false).await?;
             }
             if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) {
                 return Ok(Ended::CaughtUp);
             }
-            let cut = self.is_cut_due(is_full, has_backlog);
+            let since_checkpoint = self.checkpoint_at.elapsed();
+            let moment = Moment { is_full, has_backlog, since_checkpoint };
+            let cut = self.cadence.is_cut_due(&self.pump, &self.started.ledger, moment);
             tokio::select! {
                 biased;
                 () = drain_wished(wish) => return Ok(Ended::Drained),
@@ -191,10 +189,7 @@ impl<'p> Stream<'p> {
                     match permit {
                         Ok(permit) => {
                             let empty = self.free.pop().unwrap_or_default();
-                            let mut batch = self.pump.cut(empty, is_full || has_backlog);
-                            let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
-                            batch.sequence =
-                                self.started.ledger.deliver(batch.progress.safe_lsn, bytes, self.clock.elapsed());
+                            let batch = self.hand_over(empty, is_full || has_backlog);
                             self.checkpoint_at = Instant::now();
                             permit.send(batch);
                         }
@@ -217,17 +212,9 @@ impl<'p> Stream<'p> {
         }
     }
 
-    /// Whether the batch should go to the sink as soon as it can take it.
-    fn is_cut_due(&self, is_full: bool, has_backlog: bool) -> bool {
-        if self.pump.has_events() {
-            return is_full || !has_backlog || self.pump.batch_bytes() >= BACKLOG_BATCH_BYTES;
-        }
-        let moves = self.pump.safe_lsn() > self.started.ledger.handed_lsn();
-        let is_asked = self.is_server_waiting && self.started.ledger.is_empty();
-        moves
-            && (is_asked
-                || self.pump.is_target_reached()
-                || self.checkpoint_at.elapsed() >= IDLE_CHECKPOINT_TIME)
+    fn hand_over(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
+        let now = self.clock.elapsed();
+        cadence::hand_over(&mut self.pump, &mut self.started.ledger, empty, more_is_coming, now)
     }
 
     async fn take(&mut self, outcome: Option<Outcome>) -> Result<()> {
@@ -240,8 +227,7 @@ impl<'p> Stream<'p> {
                     status.in_flight_bytes = ledger.in_flight_bytes();
                 });
                 self.pump.count_published(&self.started.labels, &self.pipeline.status);
-                if self.is_server_waiting && ledger.is_empty() {
-                    self.is_server_waiting = self.pump.safe_lsn() > confirmed;
+                if self.cadence.settled(&self.pump, &self.started.ledger) {
                     self.send_status(false).await?;
                 }
                 Ok(())
@@ -442,7 +428,7 @@ impl<'p> Stream<'p> {
         let batches = self.started.worker.batches.clone();
         let mut is_cut = false;
         while !(is_cut && self.started.ledger.is_empty()) {
-            is_cut |= !self.pump.has_events() && self.pump.safe_lsn() <= self.started.ledger.handed_lsn();
+            is_cut |= cadence::is_all_handed(&self.pump, &self.started.ledger);
             if is_cut && self.started.ledger.is_empty() {
                 break;
             }
@@ -452,10 +438,7 @@ impl<'p> Stream<'p> {
                 outcome = self.started.worker.outcomes.recv() => self.take(outcome).await?,
                 permit = batches.reserve(), if !is_cut => {
                     let Ok(permit) = permit else { return Err(Error::transient("the sink has ended")) };
-                    let mut batch = self.pump.cut(Batch::default(), false);
-                    let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
-                    batch.sequence = self.started.ledger.deliver(batch.progress.safe_lsn, bytes, self.clock.elapsed());
-                    permit.send(batch);
+                    permit.send(self.hand_over(Batch::default(), false));
                     is_cut = true;
                 }
             }
