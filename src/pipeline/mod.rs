@@ -10,6 +10,8 @@ pub mod pump;
 pub mod start;
 pub mod status;
 pub mod stream;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 

@@ -97,6 +97,7 @@ pub struct Pump {
     resume: Position,
     progress: Progress,
     batch: Batch,
+    batch_events_max: usize,
     /// Of the batches in flight, oldest first: events by label, commit time of the oldest change.
     delivered: VecDeque<(Vec<(LabelId, u64)>, Timestamp)>,
     first: Option<FirstTransaction>,
@@ -144,6 +145,7 @@ impl Pump {
             resume: checkpoint.position(),
             progress: Progress { phase: Phase::Streaming, ..checkpoint.progress() },
             batch: Batch::default(),
+            batch_events_max: BATCH_EVENTS_MAX,
             delivered: VecDeque::new(),
             first: Some(first),
             source_name: settings.source_name.clone(),
@@ -157,13 +159,19 @@ impl Pump {
         })
     }
 
+    /// Makes batches full early: thousands of events each would leave a simulation few steps.
+    #[cfg(test)]
+    pub(super) fn limit_events(&mut self, batch_events_max: usize) {
+        self.batch_events_max = batch_events_max;
+    }
+
     /// Takes whole frames until there is none, the batch is full, or the caller is needed.
     ///
     /// # Errors
     /// Definite: a malformed frame, a broken order, a value that its type cannot have.
     pub fn pump(&mut self, source: &mut impl WalSource) -> Result<Pumped> {
         loop {
-            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() >= BATCH_EVENTS_MAX {
+            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() >= self.batch_events_max {
                 return Ok(Pumped::Full);
             }
             let Some(bytes) = source.next_frame()? else { return Ok(Pumped::Dry) };
