@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::crash::{forget_checkpoint, under_load};
 use crate::support::walgate::Running;
 use crate::support::{
-    Broker, Cluster, Event, Hub, PATIENCE, Session, Shutdown, Source, Walgate, Workload, kafka, servers, unique_name,
-    wait_until, without_repetitions,
+    Broker, Cluster, Event, Hub, PATIENCE, Session, Shutdown, Source, Walgate, Workload, kafka, servers,
+    unique_name, wait_until, without_repetitions,
 };
 
 /// An error that no retry can mend ends the process at once; this is what a start takes on busy cores, and more.
@@ -68,7 +68,10 @@ const SLOT_FAULTS: &[Fault] = &[
         "the slot was made anew",
         |source, _| {
             source.drop_slots();
-            source.query(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", slot_name(source)));
+            source.query(&format!(
+                "SELECT pg_create_logical_replication_slot('{}', 'pgoutput')",
+                slot_name(source)
+            ));
         },
         &["_hub is confirmed at", "ahead of the destination's checkpoint", "walgate drop"],
     ),
@@ -146,7 +149,11 @@ fn case_d7_a_slot_that_goes_while_it_is_read_is_refused() {
 
 #[test]
 fn case_d7_an_invalidated_slot_is_refused() {
-    let cluster = Cluster::start(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB"), ("min_wal_size", "32MB")]);
+    let cluster = Cluster::start(&[
+        ("max_slot_wal_keep_size", "1MB"),
+        ("max_wal_size", "32MB"),
+        ("min_wal_size", "32MB"),
+    ]);
     let source = Source::on(&cluster, "lost");
     let hub = Hub::file();
     let mut workload = Workload::new(&source);
@@ -184,7 +191,12 @@ fn case_d7_another_server_or_database_behind_the_same_address_is_refused() {
         let url = clusters[1].url(source.name());
         Session::connect(&url).exec("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
         let swapped = Walgate::with(&moved(&source, &url), &hub.settings());
-        assert_refused("another cluster", &swapped, &hub, &["another source", "system identifier", "source.url"]);
+        assert_refused(
+            "another cluster",
+            &swapped,
+            &hub,
+            &["another source", "system identifier", "source.url"],
+        );
         assert_eq!(other.value("SELECT count(*) FROM pg_replication_slots"), "0", "a slot was made there");
 
         // Another database of the same cluster.
@@ -233,7 +245,8 @@ fn case_d7_a_source_that_was_restored_from_a_backup_is_refused() {
     source.exec("CREATE TABLE other (x text)");
     wait_until("the WAL to have grown", || {
         source.exec("INSERT INTO other SELECT repeat('y', 500) FROM generate_series(1, 3000)");
-        source.value(&format!("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn > {reached} + 1000000")) == "t"
+        source.value(&format!("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn > {reached} + 1000000"))
+            == "t"
     });
     assert_refused("restored, and gone on", &walgate, &hub, &["another history", "walgate drop"]);
 }
@@ -317,7 +330,8 @@ fn case_d3_all_backends_are_terminated_under_load() {
         let terminate = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '{pipeline}'"
         );
-        let slot_is_active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", slot_name(&source));
+        let slot_is_active =
+            format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", slot_name(&source));
         let mut workload = under_load(workload, || {
             for _ in 0..4 {
                 wait_until("the stream", || source.query(&slot_is_active) == [[Some("t".to_owned())]]);
@@ -359,7 +373,9 @@ fn case_d3_the_broker_restarts_under_load() {
                 broker.resume();
                 for hub in &hubs {
                     let seen = hub.events().len();
-                    hub.wait_for_within("events after the kill", 2 * PATIENCE, |events| events.len() > seen + 100);
+                    hub.wait_for_within("events after the kill", 2 * PATIENCE, |events| {
+                        events.len() > seen + 100
+                    });
                 }
                 broker.stop();
                 broker.resume();
@@ -480,7 +496,8 @@ fn case_d5_a_message_that_is_too_large_stops_the_pipeline() {
         for id in 1..=20 {
             let id = id.to_string();
             let of_it = events.iter().filter(|event| event.aggregate_id() == Some(&id));
-            let found: Vec<i64> = of_it.map(|event| event.data("n").as_i64().expect("n is a number")).collect();
+            let found: Vec<i64> =
+                of_it.map(|event| event.data("n").as_i64().expect("n is a number")).collect();
             let expected: Vec<i64> = match id.as_str() {
                 "1" => (0..10).collect(),
                 _ if found.len() == 9 => [0, 1].into_iter().chain(3..10).collect(),
@@ -612,14 +629,19 @@ fn hub_follows_within(source: &Source, hub: &Hub, number: u32, limit: Duration) 
            '{{\"aggregate_type\":\"probe\",\"aggregate_id\":\"{number}\",\"type\":\"probe\",\"payload\":null}}')"
     ));
     let id = number.to_string();
-    hub.wait_for_within("a probe", limit, |events| events.iter().any(|event| event.aggregate_id() == Some(&id)));
+    hub.wait_for_within("a probe", limit, |events| {
+        events.iter().any(|event| event.aggregate_id() == Some(&id))
+    });
 }
 
 /// Without the probes, each of which must be there once.
 #[track_caller]
 fn without_probes(mut events: Vec<Event>) -> Vec<Event> {
-    let mut probes: Vec<String> =
-        events.iter().filter(|event| event.op() == "message").map(|event| event.text("aggregate_id").to_owned()).collect();
+    let mut probes: Vec<String> = events
+        .iter()
+        .filter(|event| event.op() == "message")
+        .map(|event| event.text("aggregate_id").to_owned())
+        .collect();
     let count = probes.len();
     probes.sort();
     probes.dedup();
@@ -666,9 +688,8 @@ fn disk_full(hub: &Hub, full: impl Fn(Walgate) -> Walgate, make_room: impl Fn())
 fn case_d10_a_file_that_may_not_grow_stops_the_pipeline_cleanly() {
     let hub = Hub::file();
     // A limit of 1 MB a file, in blocks of 512 bytes; the signal that comes with it is what a shell would ignore.
-    let limited = |walgate: Walgate| {
-        walgate.through(&["sh", "-c", "ulimit -f 2048; trap '' XFSZ; exec \"$@\"", "sh"])
-    };
+    let limited =
+        |walgate: Walgate| walgate.through(&["sh", "-c", "ulimit -f 2048; trap '' XFSZ; exec \"$@\"", "sh"]);
     disk_full(&hub, limited, || {});
 }
 
@@ -678,7 +699,8 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(path: &Path) -> Option<Self> {
         std::fs::create_dir_all(path).expect("a test's folder can be written");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(path).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(path).output();
         mounted.is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
     }
 
