@@ -20,7 +20,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident:
              WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum), \
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
-             WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid ORDER BY a.attnum), \
+             WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
+               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END ORDER BY a.attnum), \
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
        ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute a \
@@ -53,7 +54,8 @@ pub struct SourceTable {
     pub is_logged: bool,
     /// Columns of its primary key, in the order of the table's columns.
     pub primary_key: Vec<String>,
-    /// Columns of its identity index, in the order of the table's columns.
+    /// Columns of the index that identifies its rows in the WAL (under DEFAULT the primary key's, unless
+    /// that is DEFERRABLE), in the order of the table's columns.
     pub identity_key: Vec<String>,
     /// Its columns as the stream sends them: without dropped and generated ones.
     pub columns: Vec<SourceColumn>,
@@ -75,8 +77,8 @@ impl SourceTable {
     pub fn identity_columns(&self) -> Option<&[String]> {
         match self.identity {
             ReplicaIdentity::Full => None,
-            ReplicaIdentity::Default => Some(&self.primary_key),
-            ReplicaIdentity::Index => Some(&self.identity_key),
+            // Not the primary key as such: a DEFERRABLE one identifies nothing.
+            ReplicaIdentity::Default | ReplicaIdentity::Index => Some(&self.identity_key),
             ReplicaIdentity::Nothing => Some(&[]),
         }
     }
