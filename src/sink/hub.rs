@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, Stored, TableState};
 use super::file::{Directory, FileSink};
-use super::kafka::{AtLeastOnce, ExactlyOnce, Session, Topics};
+use super::kafka::{AtLeastOnce, ExactlyOnce, Preflight, Session, Topics};
 use super::{Worker, file, kafka};
-use crate::config::{Delivery, Hub, HubKind};
-use crate::error::Result;
+use crate::config::{Delivery, Hub, HubKind, KafkaHub};
+use crate::error::{Class, Error, Result};
 use crate::route::batch::Labels;
 
 /// The hub's topics.
@@ -72,7 +72,8 @@ impl OpenHub {
         match &hub.kind {
             HubKind::Kafka(kafka) => {
                 let topics = Arc::new(Topics::new(kafka)?);
-                let (session, stored) = Session::open(kafka, &topics, name)?;
+                let opened = Session::open(kafka, &topics, name);
+                let (session, stored) = opened.map_err(|error| reason(kafka, error))?;
                 Ok((OpenHub::Kafka { session, hub: hub.clone(), topics }, stored))
             }
             HubKind::File(file) => {
@@ -144,6 +145,17 @@ impl OpenHub {
                 Ok((worker, topics))
             }
         }
+    }
+}
+
+/// librdkafka waits for ever for credentials to become right: why brokers are out of reach has to be asked.
+fn reason(kafka: &KafkaHub, error: Error) -> Error {
+    if error.class() != Class::Transient {
+        return error;
+    }
+    match Preflight::open(kafka) {
+        Err(reason) if reason.is_definite() => reason,
+        _ => error,
     }
 }
 

@@ -9,16 +9,19 @@
 mod at_least_once;
 mod deliveries;
 mod exactly_once;
+mod preflight;
 mod session;
 mod topics;
 
 pub use at_least_once::AtLeastOnce;
 pub use exactly_once::ExactlyOnce;
-pub use session::{Session, forget, peek};
+pub use preflight::Preflight;
+pub use session::{Session, checkpoint_topic, forget, peek};
 pub use topics::Topics;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaConfRes;
 
 use crate::config::KafkaHub;
 use crate::error::Error;
@@ -84,7 +87,11 @@ fn producer_config(hub: &KafkaHub) -> ClientConfig {
 /// An error with its class: does it pass by itself?
 fn classify(doing: &str, error: KafkaError) -> Error {
     use RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
+    let code = match &error {
+        // The crate has no code for it, though it holds one.
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
     let hint = match code {
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
             return Error::fenced(format!("{doing}: another process has taken over")).with_source(error);
@@ -120,7 +127,16 @@ fn classify(doing: &str, error: KafkaError) -> Error {
             "use Kafka 2.5 or later, or delivery = \"at-least-once\""
         }
         _ => match &error {
-            KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => "correct [hub.properties]",
+            // librdkafka's own words quote the value, which may be a password.
+            KafkaError::ClientConfig(result, _, key, _) => {
+                let what = match result {
+                    RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => "there is no property",
+                    _ => "librdkafka does not take the value of the property",
+                };
+                return Error::definite(format!("{doing}: {what} {key}"))
+                    .with_hint(format!("correct {key} in [hub.properties]"));
+            }
+            KafkaError::ClientCreation(_) => "correct [hub.properties]",
             _ => return Error::transient(doing.to_owned()).with_source(error),
         },
     };
