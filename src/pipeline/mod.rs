@@ -8,6 +8,7 @@ pub mod guard;
 pub mod pump;
 pub mod start;
 pub mod status;
+pub mod tables;
 pub mod stream;
 
 use std::sync::Arc;

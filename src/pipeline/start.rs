@@ -13,14 +13,16 @@ use tokio::sync::watch;
 
 use super::guard::{self, Start};
 use super::status::State;
+use super::tables;
+pub use super::tables::{MatchedTable, rule_of};
 use super::{Pipeline, Wish, drain_wished};
 use crate::ack::Ledger;
-use crate::config::{Mode, SnapshotMode, TableRule, choose};
+use crate::config::SnapshotMode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
-use crate::route::plan::{PlanContext, TablePlan};
+use crate::route::plan::PlanContext;
 use crate::route::value::TypeCatalog;
 use crate::sink::Worker;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
@@ -29,7 +31,6 @@ use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::lock::Lock;
-use crate::wal::publication::PublishedTable;
 use crate::wal::slot;
 
 /// Between two attempts of a standby to take the lock.
@@ -37,17 +38,6 @@ const STANDBY_TIME: Duration = Duration::from_secs(1);
 /// Options that decide which messages are sent, and so about ordinals: the same for both readers,
 /// from the first version on (EXACTLY_ONCE.md, "Positions").
 pub const STREAM_OPTIONS: &[(&str, &str)] = &[("proto_version", "1"), ("messages", "true")];
-
-/// A table that the rules take, and the rule.
-#[derive(Clone, Debug)]
-pub struct MatchedTable {
-    /// The table.
-    pub table: SourceTable,
-    /// Its rule.
-    pub rule: TableRule,
-    /// What an existing publication lets through.
-    pub published: Option<PublishedTable>,
-}
 
 /// A pipeline that may deliver.
 pub struct Started {
@@ -116,6 +106,20 @@ pub async fn take_lock(pipeline: &Pipeline, wish: &watch::Receiver<Wish>) -> Res
 /// Definite with a remedy whenever source and destination do not belong together.
 pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let mut client = connect(&pipeline.url, &pipeline.application_name()).await?;
+    // What only a person can mend is found before a slot is made that would retain WAL meanwhile.
+    let types = catalog::types(&client).await?;
+    let mut taken = tables::taken(pipeline, &client).await?;
+    let missing = tables::missing(pipeline, &client, &taken).await?;
+    let by_leaf = tables::published_by_leaf(pipeline, &client, &taken).await?;
+    if let Some(missing) = missing.into_iter().chain(by_leaf).next() {
+        return Err(missing.into());
+    }
+    taken.retain(|matched| pipeline.publications.is_managed() || matched.published.is_some());
+    if let Some(unseen) = tables::unseen_partitions(&client, &taken).await?.into_iter().next() {
+        return Err(unseen.into());
+    }
+    tables::topics_of(pipeline, &types, &Labels::default(), &taken).into_result()?;
+
     let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
     let (mut hub, stored) = blocking(move || OpenHub::open(&hub, &name)).await?;
 
@@ -126,7 +130,6 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         guard::timeline_switch(checkpoint, identity.timeline, &history)?;
     }
 
-    let types = catalog::types(&client).await?;
     let mut states = stored.tables;
     let is_fresh = decision == Start::Fresh;
     let checkpoint = match decision {
@@ -153,9 +156,9 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             made
         }
     };
-    let tables = matched_tables(pipeline, &client).await?;
+    let tables = tables::matched(pipeline, &client).await?;
     let labels = Arc::new(Labels::default());
-    let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
+    let topics_of = tables::topics_of(pipeline, &types, &labels, &tables).into_result()?;
     let names: Vec<String> =
         topics_of.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
 
@@ -216,8 +219,12 @@ async fn store(mut hub: OpenHub, checkpoint: Checkpoint, tables: Vec<TableState>
     blocking(move || hub.store(&checkpoint, &tables).map(|()| hub)).await
 }
 
-/// Who the source is: by IDENTIFY_SYSTEM, which needs no right beyond REPLICATION.
-async fn identify(
+/// Who the source is, by IDENTIFY_SYSTEM, which needs no right beyond REPLICATION: its identity, its flushed
+/// end of WAL and, where the checkpoint is of another timeline, the timelines' history.
+///
+/// # Errors
+/// As the connection.
+pub async fn identify(
     pipeline: &Pipeline,
     client: &Client,
     checkpoint: Option<&Checkpoint>,
@@ -299,11 +306,6 @@ async fn lost_tables(
     Ok(lost)
 }
 
-/// The rule that makes events of a table, if one does.
-pub fn rule_of<'p>(pipeline: &'p Pipeline, table: &SourceTable) -> Option<&'p TableRule> {
-    choose(&pipeline.config.tables, &table.schema, &table.name).filter(|rule| rule.mode == Mode::Event)
-}
-
 /// Makes managed publications hold what the rules take.
 async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
     let tables = catalog::tables(client, None).await?;
@@ -316,82 +318,6 @@ async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
         );
     }
     pipeline.publications.synchronize(client, &taken).await
-}
-
-/// The tables that the rules take and the publications send.
-///
-/// # Errors
-/// Definite: an exact rule names a table that is not there or not published, or a partitioned table
-/// is published leaf by leaf.
-pub async fn matched_tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<MatchedTable>> {
-    let tables = catalog::tables(client, None).await?;
-    let members = pipeline.publications.members(client).await?;
-    let published = if pipeline.publications.is_managed() {
-        None
-    } else {
-        Some(pipeline.publications.published(client).await?)
-    };
-    let mut matched = Vec::new();
-    for table in tables {
-        let Some(rule) = rule_of(pipeline, &table) else { continue };
-        if !members.contains(&table.oid) {
-            continue;
-        }
-        let published =
-            published.as_ref().and_then(|tables| tables.iter().find(|one| one.oid == table.oid)).cloned();
-        matched.push(MatchedTable { rule: rule.clone(), table, published });
-    }
-    for rule in pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact())
-    {
-        if !matched.iter().any(|matched| matched.rule.name == rule.name) {
-            return Err(Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
-                "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
-            ));
-        }
-    }
-    Ok(matched)
-}
-
-/// Each table's topic; refuses two names that Kafka would take for one.
-fn topics_of(
-    pipeline: &Pipeline,
-    types: &TypeCatalog,
-    labels: &Labels,
-    tables: &[MatchedTable],
-) -> Result<Vec<(u32, String)>> {
-    use crate::route::template::TopicNames;
-    let context =
-        PlanContext { source_name: &pipeline.source_name, types, labels, topic: &pipeline.config.hub.topic };
-    let mut taken: BTreeMap<String, (String, String)> = BTreeMap::new();
-    let mut topics = Vec::new();
-    for matched in tables {
-        let table = &matched.table;
-        // Compiled for its errors: a rule that does not fit its table is found before anything starts.
-        let plan =
-            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO)?;
-        debug_assert_eq!(plan.oid, table.oid);
-        let names = TopicNames {
-            source: &pipeline.source_name,
-            schema: &table.schema,
-            table: &table.name,
-            aggregate_type: matched.rule.aggregate_type.as_deref().unwrap_or(&table.name),
-        };
-        let topic =
-            pipeline.config.hub.topic.render(&names).map_err(|error| Error::definite(error.to_string()))?;
-        let known =
-            taken.entry(topic.collision_key()).or_insert_with(|| (topic.raw.clone(), table.display_name()));
-        if known.0 != topic.raw {
-            return Err(Error::definite(format!(
-                "tables {} and {} would share the topic {}, which Kafka's naming rules make of both",
-                known.1,
-                table.display_name(),
-                topic.legal
-            ))
-            .with_hint("choose another hub.topic, or an aggregate_type that tells them apart with topic = \"{source}.{aggregate_type}\""));
-        }
-        topics.push((table.oid, topic.legal));
-    }
-    Ok(topics)
 }
 
 /// Makes the slot; says for whom it waits.
