@@ -17,3 +17,4 @@ mod copy;
 mod values;
 mod crash;
 mod faults;
+mod check;
