@@ -7,7 +7,7 @@ use walgate::command::{self, Cli, Failure};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    command::log::start(cli.log_format);
+    command::log::start(cli.log_format, cli.command.log_level());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

@@ -4,6 +4,7 @@
 //! Machine output goes to stdout, with `--json`; logs to stderr.
 
 pub mod log;
+mod demo;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,6 +39,19 @@ pub enum Command {
         #[arg(long)]
         until_caught_up: bool,
     },
+    /// Show all of it on a throwaway local cluster: nothing to install but PostgreSQL
+    Demo(demo::Arguments),
+}
+
+impl Command {
+    /// The level of the log where `WALGATE_LOG` sets none.
+    pub fn log_level(&self) -> &'static str {
+        match self {
+            // It tells its own story; a log between its lines would only confuse.
+            Command::Demo(_) => "error",
+            Command::Run { .. } => "info",
+        }
+    }
 }
 
 /// Why a command did not succeed.
@@ -80,6 +94,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let config = load(&cli.config)?;
             Ok(crate::engine::run(Arc::new(config), until_caught_up).await?)
         }
+        Command::Demo(arguments) => demo::run(arguments).await,
     }
 }
 

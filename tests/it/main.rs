@@ -8,3 +8,4 @@ mod support;
 
 mod support_selftest;
 mod events;
+mod demo;
