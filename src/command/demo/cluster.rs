@@ -22,18 +22,28 @@ use crate::error::{Error, Result};
 use crate::wal::client::{Client, connect};
 use crate::wal::url::ConnectUrl;
 
-/// Runs the server until it ends or the standard input does, then removes the folder.
-/// Arguments: the folder, the server's program, and the server's arguments.
+/// Makes the cluster, runs the server until it ends or the standard input does, then removes the folder.
+/// Arguments: the folder, the folder of the programs, and the server's arguments.
 const KEEPER: &str = r#"
 folder=$1
-shift
+bin=$2
+shift 2
 exec 3<&0
-"$@" </dev/null 3<&- &
-server=$!
-{ read -r _ <&3; kill -QUIT "$server"; } 2>/dev/null &
-watch=$!
-wait "$server"
-kill "$watch" 2>/dev/null
+# Signal and command: runs it, and sends it the signal at the end of the input.
+keep() {
+  signal=$1
+  shift
+  "$@" </dev/null 3<&- >/dev/null &
+  child=$!
+  { read -r _ <&3; kill -"$signal" "$child"; } 2>/dev/null &
+  watch=$!
+  wait "$child"
+  code=$?
+  kill "$watch" 2>/dev/null
+  return $code
+}
+keep TERM "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C --no-sync &&
+keep QUIT "$bin/postgres" -D "$folder/data" -k "$folder" "$@"
 rm -rf "$folder"
 "#;
 
@@ -49,7 +59,7 @@ const SETTINGS: &[&str] = &[
     "log_min_messages=fatal",
     "timezone=UTC",
 ];
-const START_TIME_MAX: Duration = Duration::from_secs(30);
+const START_TIME_MAX: Duration = Duration::from_secs(60);
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest path of a Unix socket is 107 bytes; the folder's and the socket's names take their part.
 const BASE_LENGTH_MAX: usize = 60;
@@ -81,15 +91,11 @@ impl Cluster {
     /// Makes and starts one.
     ///
     /// # Errors
-    /// Definite: what `initdb` or the server said.
+    /// Definite: what initdb or the server said.
     pub async fn start(programs: Programs) -> Result<Cluster> {
         let user = if am_root()? { Some(server_user()?) } else { None };
         let folder = Folder::make(user)?;
         let mut cluster = Cluster { programs, user, keeper: None, log: Arc::default(), folder };
-        let mut initdb = cluster.command("initdb");
-        initdb.arg("-D").arg(cluster.data());
-        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
-        output_of("initdb", initdb).await?;
         cluster.launch()?;
         cluster.wait_until_ready().await?;
         Ok(cluster)
@@ -144,14 +150,9 @@ impl Cluster {
         command
     }
 
-    fn data(&self) -> PathBuf {
-        self.folder.0.join("data")
-    }
-
     fn launch(&mut self) -> Result<()> {
         let mut keeper = self.plain_command(Path::new("/bin/sh"));
-        keeper.args(["-c", KEEPER, "walgate-demo"]).arg(&self.folder.0);
-        keeper.arg(self.programs.path("postgres")).arg("-D").arg(self.data()).arg("-k").arg(&self.folder.0);
+        keeper.args(["-c", KEEPER, "walgate-demo"]).arg(&self.folder.0).arg(&self.programs.bin);
         for setting in SETTINGS {
             keeper.args(["-c", setting]);
         }
@@ -240,7 +241,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // The last writers (the sink's thread, initdb's child) may take a moment to notice their end.
+        // The last writers (the sink's thread) may take a moment to notice their end.
         for _ in 0..50 {
             match std::fs::remove_dir_all(&self.0) {
                 Err(_) if self.0.exists() => std::thread::sleep(Duration::from_millis(50)),

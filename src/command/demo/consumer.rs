@@ -113,7 +113,7 @@ impl Consumer {
     ///
     /// # Errors
     /// What kept it from reading.
-    pub async fn finish(mut self) -> Result<Fold> {
+    pub async fn finish(&mut self) -> Result<Fold> {
         self.is_over.store(true, Ordering::Release);
         let thread = self.thread.take().expect("it is finished once");
         tokio::task::spawn_blocking(move || thread.join())

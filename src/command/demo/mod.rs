@@ -102,24 +102,33 @@ async fn on_cluster(arguments: &Arguments, progress: &Progress, cluster: &Cluste
     }
     let config = configuration(cluster)?;
     let pipeline = Pipeline::of_hub(Arc::new(config), false)?;
-    let consumer = Consumer::start(cluster.hub())?;
+    let mut consumer = Consumer::start(cluster.hub())?;
 
     let began = Instant::now();
     let running = Running::start(pipeline.clone());
-    let copy = running.unless_it_ends(is_streaming(&pipeline));
-    progress.while_events_come("copying", &consumer, &pipeline.status, copy).await??;
     let copied = rows_at_first.iter().sum::<u64>();
+    let copy = async {
+        is_streaming(&pipeline).await?;
+        let copied_in = began.elapsed();
+        // So that the lag, from here on, is not that of a consumer which still reads the copy.
+        while consumer.with_seen(|seen| seen.events) < copied {
+            is_in_time(began)?;
+            tokio::time::sleep(POLL_TIME).await;
+        }
+        Ok::<_, Error>(copied_in)
+    };
+    let copy = running.unless_it_ends(copy);
+    let copied_in = progress.while_events_come("copying", &consumer, &pipeline.status, copy).await??;
     progress.say(format!(
         "copied {} rows in {:.1} s, each a `read` event; from here on it streams",
         grouped(copied),
-        began.elapsed().as_secs_f64()
+        copied_in.as_secs_f64()
     ));
     warn_of_keyless(progress, &client).await?;
 
     let (committed, running, outage) =
         stream(arguments, progress, cluster, &pipeline, &consumer, running).await?;
     progress.while_events_come("finishing", &consumer, &pipeline.status, finish(running, &pipeline)).await?;
-    let lags = consumer.with_seen(|seen| std::mem::take(&mut seen.lags));
     let checking = async {
         let fold = consumer.finish().await?;
         let comparisons = compare(&client, &tables, &fold, &committed, &rows_at_first).await?;
@@ -128,6 +137,8 @@ async fn on_cluster(arguments: &Arguments, progress: &Progress, cluster: &Cluste
     let (fold, comparisons) = progress
         .while_waiting("comparing what the events add up to with the source's tables", checking)
         .await?;
+    progress.show_samples(&consumer);
+    let lags = consumer.with_seen(|seen| std::mem::take(&mut seen.lags));
     Ok(verdict::tell(progress, &committed, &fold, &comparisons, lags, &outage))
 }
 
@@ -146,13 +157,23 @@ fn configuration(cluster: &Cluster) -> Result<Config> {
 async fn is_streaming(pipeline: &Pipeline) -> Result<()> {
     let began = Instant::now();
     while pipeline.status.read().state != State::Streaming {
-        if began.elapsed() >= PATIENCE {
-            let last = pipeline.status.read().last_error.unwrap_or_default();
-            return Err(Error::definite(format!("the pipeline does not come to stream: {last}")));
-        }
+        is_in_time(began).map_err(|error| match pipeline.status.read().last_error {
+            Some(last) => error.with_hint(last),
+            None => error,
+        })?;
         tokio::time::sleep(POLL_TIME).await;
     }
     Ok(())
+}
+
+fn is_in_time(began: Instant) -> Result<()> {
+    match began.elapsed() < PATIENCE {
+        true => Ok(()),
+        false => Err(Error::definite(format!(
+            "the pipeline is not where it should be after {} s",
+            PATIENCE.as_secs()
+        ))),
+    }
 }
 
 async fn warn_of_keyless(progress: &Progress, client: &Client) -> Result<()> {

@@ -14,7 +14,8 @@ const NEEDED: [&str; 3] = ["initdb", "postgres", "pgbench"];
 /// A folder with PostgreSQL's programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
-    bin: PathBuf,
+    /// The folder.
+    pub bin: PathBuf,
     /// As the server prints it: `15.18`.
     pub version: String,
 }

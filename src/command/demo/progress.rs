@@ -74,6 +74,13 @@ impl Progress {
         work.await
     }
 
+    /// Prints the events that are worth it and were not printed yet.
+    pub fn show_samples(&self, consumer: &Consumer) {
+        for sample in consumer.with_seen(|seen| std::mem::take(&mut seen.samples)) {
+            self.say(pretty(&sample));
+        }
+    }
+
     /// Waits for `work`, showing how the events come.
     pub async fn while_events_come<T>(
         &self,
@@ -95,9 +102,7 @@ impl Progress {
                         Some(bar) => bar.set_message(line),
                         None => self.say(format!("  {line}")),
                     }
-                    for sample in consumer.with_seen(|seen| std::mem::take(&mut seen.samples)) {
-                        self.say(pretty(&sample));
-                    }
+                    self.show_samples(consumer);
                 }
             }
         }
