@@ -82,7 +82,7 @@ async fn show(arguments: &Arguments, progress: &Progress) -> Result<bool> {
         )
         .await?;
     let is_equal = on_cluster(arguments, progress, &cluster).await?;
-    drop(cluster);
+    progress.while_waiting("stopping the server", async { drop(cluster) }).await;
     if folder.exists() {
         return Err(Error::definite(format!("{} is still there", folder.display())).with_hint("remove it"));
     }
@@ -180,7 +180,7 @@ async fn warn_of_keyless(progress: &Progress, client: &Client) -> Result<()> {
     let rows = client.query(PUBLICATION_OF, &[]).await.map_err(classify)?;
     let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     progress.say(format!(
-        "warning: pgbench_history has no key: it is in the publication {}, for inserts and truncates only; updates and deletes of it would not be seen (ALTER TABLE pgbench_history REPLICA IDENTITY FULL would change that)",
+        "warning: pgbench_history has no key: it is in the publication {}, for inserts and truncates only;\n  its updates and deletes would not be seen (ALTER TABLE pgbench_history REPLICA IDENTITY FULL changes that)",
         names.join(", ")
     ));
     Ok(())

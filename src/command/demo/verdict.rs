@@ -40,12 +40,12 @@ pub fn tell(
     let events = comparisons.iter().flat_map(|comparison| comparison.ops.values()).sum::<u64>();
     progress.say(if is_equal {
         format!(
-            "EQUAL: {} events, folded by key, give exactly the {} rows of the {} tables; {} committed transactions made {} changes, each came as an event exactly once, across the crash ({} key changes; {} transactions were rolled back and left no trace)",
+            "EQUAL: {} events, folded by key, give exactly the {} rows of the {} tables.\n  {} committed transactions made {} changes ({} of them key changes, two events each);\n  each came exactly once, across the crash; {} transactions were rolled back and left no trace.",
             grouped(events),
             grouped(rows),
             comparisons.len(),
             grouped(committed.transactions),
-            grouped(changes),
+            grouped(changes - committed.key_changes),
             grouped(committed.key_changes),
             grouped(committed.rolled_back)
         )
