@@ -10,6 +10,7 @@ pub mod drop;
 pub mod init;
 pub mod check;
 pub mod migrate;
+mod demo;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -77,6 +78,19 @@ pub enum Command {
     Tail(tail::Arguments),
     /// Remove slots, publications, checkpoints and Walgate's own objects; events and tables stay
     Drop(drop::Arguments),
+    /// Show all of it on a throwaway local cluster: nothing to install but PostgreSQL
+    Demo(demo::Arguments),
+}
+
+impl Command {
+    /// The level of the log where `WALGATE_LOG` sets none.
+    pub fn log_level(&self) -> &'static str {
+        match self {
+            // It tells its own story; a log between its lines would only confuse.
+            Command::Demo(_) => "error",
+            _ => "info",
+        }
+    }
 }
 
 /// Why a command did not succeed.
@@ -127,6 +141,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(load(&cli.config)?, &arguments).await,
         Command::Tail(arguments) => tail::run(load(&cli.config)?, arguments).await,
         Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
+        Command::Demo(arguments) => demo::run(arguments).await,
     }
 }
 

@@ -18,3 +18,4 @@ mod values;
 mod crash;
 mod faults;
 mod check;
+mod demo;
