@@ -20,7 +20,7 @@ pub const NAME: &str = name!();
 pub fn create(session: &Session) -> Result<()> {
     session.run(&format!(
         "CREATE TABLE {NAME} (id bigint PRIMARY KEY, a int NOT NULL, b text NOT NULL, c timestamptz NOT NULL, \
-        d numeric(12,2) NOT NULL) WITH (autovacuum_enabled = false)"
+        d numeric(14,4) NOT NULL) WITH (autovacuum_enabled = false)"
     ))?;
     session
         .run(&format!("CREATE PUBLICATION {NAME} FOR TABLE {NAME} WITH (publish_via_partition_root = true)"))
@@ -48,7 +48,7 @@ pub fn insert_one_by_one(session: &Session, count: u64) -> Result<()> {
 pub fn row_bytes(session: &Session) -> Result<String> {
     session.value(&format!(
         "SELECT round(avg(octet_length(id::text) + octet_length(a::text) + octet_length(b) \
-        + octet_length(c::text) + octet_length(d::text)))::int FROM (SELECT * FROM {NAME} LIMIT 10000) t"
+        + octet_length(c::text) + octet_length(d::text)))::int FROM (SELECT * FROM {NAME} ORDER BY id DESC LIMIT 10000) t"
     ))
 }
 
