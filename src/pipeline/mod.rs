@@ -57,6 +57,8 @@ pub struct Pipeline {
     pub until_caught_up: bool,
     /// Shared with whoever asks.
     pub status: SharedStatus,
+    /// Held by the sink's thread: one at a time.
+    pub sink_gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Pipeline {
@@ -76,6 +78,7 @@ impl Pipeline {
             source_name: config.source.name.clone().unwrap_or_else(|| url.database.clone()),
             publications: Publications::new(&config.source.publication, &slot),
             status: SharedStatus::new(&slot, sink),
+            sink_gate: Arc::default(),
             slot,
             url,
             config,

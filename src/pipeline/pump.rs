@@ -98,7 +98,7 @@ pub struct Pump {
     progress: Progress,
     batch: Batch,
     /// Of the batches in flight, oldest first: events by label, commit time of the oldest change.
-    delivered: VecDeque<(Vec<(LabelId, u64)>, Timestamp)>,
+    delivered: VecDeque<(Vec<(LabelId, u64)>, Option<Timestamp>)>,
     first: Option<FirstTransaction>,
     source_name: String,
     pipeline: String,
@@ -358,7 +358,7 @@ impl Pump {
                 None => counts.push((event.label, 1)),
             }
         }
-        let oldest = self.oldest_change.take().unwrap_or(self.progress.commit_time);
+        let oldest = self.oldest_change.take();
         self.delivered.push_back((counts, oldest));
         metrics::dead_letters(&self.pipeline, std::mem::take(&mut self.dead_letters));
         batch
@@ -381,7 +381,7 @@ impl Pump {
     /// Age of the oldest change that was received and is not durable.
     pub fn lag(&self, nothing_in_flight: bool) -> Duration {
         let oldest = match self.delivered.front() {
-            Some((_, oldest)) if !nothing_in_flight => Some(*oldest),
+            Some((_, Some(oldest))) if !nothing_in_flight => Some(*oldest),
             _ => self.oldest_change,
         };
         let Some(oldest) = oldest else { return Duration::ZERO };

@@ -22,14 +22,14 @@ use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
 use crate::route::plan::{PlanContext, TablePlan};
 use crate::route::value::TypeCatalog;
-use crate::sink::Worker;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
 use crate::sink::hub::{HubTopics, OpenHub};
+use crate::sink::{SinkLimits, Worker};
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::lock::Lock;
-use crate::wal::publication::PublishedTable;
+use crate::wal::publication::{Membership, PublishedTable};
 use crate::wal::slot;
 
 /// Between two attempts of a standby to take the lock.
@@ -61,6 +61,8 @@ pub struct Started {
     pub labels: Arc<Labels>,
     /// Where the destination stands.
     pub checkpoint: Checkpoint,
+    /// The fingerprint of options under which the checkpoint was stored.
+    pub stored_options: String,
     /// What was handed to the sink and is not durable.
     pub ledger: Ledger,
     /// The source's types.
@@ -115,6 +117,8 @@ pub async fn take_lock(pipeline: &Pipeline, wish: &watch::Receiver<Wish>) -> Res
 /// # Errors
 /// Definite with a remedy whenever source and destination do not belong together.
 pub async fn start(pipeline: &Pipeline) -> Result<Started> {
+    // The sink of the last attempt may still be busy with a broker that does not answer.
+    let gate = pipeline.sink_gate.clone().lock_owned().await;
     let mut client = connect(&pipeline.url, &pipeline.application_name()).await?;
     let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
     let (mut hub, stored) = blocking(move || OpenHub::open(&hub, &name)).await?;
@@ -128,7 +132,10 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
 
     let types = catalog::types(&client).await?;
     let mut states = stored.tables;
-    let is_fresh = decision == Start::Fresh;
+    let stored_options = match &decision {
+        Start::Resume(checkpoint) => checkpoint.identity.options.clone(),
+        Start::Fresh | Start::Again => identity.options.clone(),
+    };
     let checkpoint = match decision {
         Start::Resume(checkpoint) => {
             publications_exist(pipeline, &client).await?;
@@ -156,38 +163,54 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let tables = matched_tables(pipeline, &client).await?;
     let labels = Arc::new(Labels::default());
     let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
-    let names: Vec<String> =
-        topics_of.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
 
     let mut copied_before: BTreeSet<u32> =
         states.values().filter(|state| !state.done).map(|state| state.oid).collect();
     if pipeline.config.source.snapshot == SnapshotMode::Never {
         let new: Vec<TableState> = tables
             .iter()
-            .filter(|matched| !states.contains_key(&matched.table.oid))
+            .filter(|matched| !states.get(&matched.table.oid).is_some_and(|state| state.done))
             .map(|matched| state_of(&matched.table, Lsn::ZERO, true, 0))
             .collect();
         hub = store(hub, checkpoint.clone(), new.clone()).await?;
         states.extend(new.into_iter().map(|state| (state.oid, state)));
-    } else if is_fresh {
+    } else {
+        // Rows of an earlier pipeline, of an earlier table of that name, or of a copy whose "begun" was
+        // not stored yet: they end before the new generation begins.
+        let unknown: Vec<&(u32, String)> =
+            topics_of.iter().filter(|(oid, _)| !states.contains_key(oid)).collect();
+        let names: Vec<String> =
+            unknown.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         let (opened, found) = blocking(move || hub.has_events(&names).map(|found| (hub, found))).await?;
         hub = opened;
-        copied_before
-            .extend(topics_of.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
+        copied_before.extend(unknown.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
     }
 
     let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
     let labels_of_sink = labels.clone();
     let topic_names: Vec<String> = topics_of.into_iter().map(|(_, topic)| topic).collect();
+    let limits = SinkLimits::of(pipeline.config.limits.memory_bytes_max);
     let (worker, topics) = blocking(move || {
-        let (worker, topics) = hub.start(&sink_name, started_from, &labels_of_sink)?;
+        let (worker, topics) = hub.start(&sink_name, started_from, &labels_of_sink, limits, gate)?;
         topics.ensure(&topic_names)?;
         Ok((worker, topics))
     })
     .await?;
     let ledger = Ledger::new(checkpoint.safe_lsn);
     pipeline.status.update(|status| status.confirmed_lsn = checkpoint.safe_lsn);
-    Ok(Started { client, worker, topics, labels, checkpoint, ledger, types, tables, states, copied_before })
+    Ok(Started {
+        client,
+        worker,
+        topics,
+        labels,
+        checkpoint,
+        stored_options,
+        ledger,
+        types,
+        tables,
+        states,
+        copied_before,
+    })
 }
 
 /// The state of a table's copy.
@@ -196,6 +219,7 @@ pub fn state_of(table: &SourceTable, copied_at: Lsn, done: bool, rows: u64) -> T
         oid: table.oid,
         schema: table.schema.clone(),
         table: table.name.clone(),
+        key: table.primary_key.clone(),
         copied_at,
         done,
         rows,
@@ -285,9 +309,16 @@ async fn lost_tables(
     let tables = catalog::tables(client, None).await?;
     let is_taken =
         |oid: u32| tables.iter().any(|table| table.oid == oid && rule_of(pipeline, table).is_some());
+    // Its updates were not sent while it had no usable identity; now that it has one, they are missing.
+    let is_followed = |oid: u32| {
+        let table = tables.iter().find(|table| table.oid == oid);
+        let is_whole_now = table.is_some_and(|table| Membership::of(table) == Membership::Whole);
+        let was_inserts_only = members.get(&oid) == Some(&Membership::InsertsOnly);
+        members.contains_key(&oid) && is_taken(oid) && !(is_whole_now && was_inserts_only)
+    };
     let lost: Vec<TableState> = states
         .values()
-        .filter(|state| state.done && !(members.contains(&state.oid) && is_taken(state.oid)))
+        .filter(|state| state.done && !is_followed(state.oid))
         .map(|state| TableState { done: false, ..state.clone() })
         .collect();
     for state in &lost {
@@ -334,7 +365,7 @@ pub async fn matched_tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<
     let mut matched = Vec::new();
     for table in tables {
         let Some(rule) = rule_of(pipeline, &table) else { continue };
-        if !members.contains(&table.oid) {
+        if !members.contains_key(&table.oid) {
             continue;
         }
         let published =

@@ -26,14 +26,15 @@ use crate::route::batch::Batch;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::route::plan::{Op, TablePlan};
 use crate::sink::Outcome;
-use crate::wal::catalog;
+use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
 use crate::wal::frame::StandbyStatus;
 use crate::wal::lock::Lock;
 use crate::wal::pgoutput::Relation;
+use crate::wal::publication::{Membership, Publications};
 use crate::wal::slot;
-use crate::wal::timestamp::Timestamp;
+use crate::wal::timestamp::now;
 
 /// A status goes out at least this often (`wal_sender_timeout` is 60 s by default).
 const STATUS_TIME_MAX: Duration = Duration::from_secs(10);
@@ -104,6 +105,7 @@ struct Stream<'p> {
 impl<'p> Stream<'p> {
     async fn open(pipeline: &'p Pipeline, started: Started) -> Result<Stream<'p>> {
         let slot_name = &pipeline.slot;
+        free_slot(&started.client, slot_name).await?;
         let confirmed = confirmed_lsn(&started.client, slot_name).await?;
         let replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
         let publication_names = pipeline.publications.option();
@@ -122,8 +124,11 @@ impl<'p> Stream<'p> {
             false => None,
         };
         failpoint::hit("stream.after-start");
-        let first =
-            FirstTransaction::expected(&started.checkpoint, confirmed, &started.checkpoint.identity.options);
+        let first = FirstTransaction::expected(
+            &started.checkpoint,
+            confirmed,
+            started.stored_options == started.checkpoint.identity.options,
+        );
         let settings = PumpSettings {
             source_name: pipeline.source_name.clone(),
             slot: slot_name.clone(),
@@ -169,12 +174,18 @@ impl<'p> Stream<'p> {
                     continue;
                 }
             };
+            self.heed_notices()?;
             if self.pump.take_reply_request() {
                 self.is_server_waiting = true;
                 self.send_status(false).await?;
             }
             if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) {
                 return Ok(Ended::CaughtUp);
+            }
+            if is_full {
+                // Not read, so not silent: it is the sink that keeps us.
+                self.received_at = Instant::now();
+                self.asked_at = None;
             }
             let cut = self.is_cut_due(is_full, has_backlog);
             tokio::select! {
@@ -208,8 +219,10 @@ impl<'p> Stream<'p> {
                     has_backlog = bytes >= BACKLOG_BYTES;
                     metrics::bytes_read(&self.pipeline.slot, bytes);
                     if has_backlog {
-                        // Shorter than a timer's tick; this thread has nothing better to do.
+                        // Shorter than a timer's tick, and this thread is the pipeline's own.
                         std::thread::sleep(PACE);
+                        // The lock's connection and the other tasks of this thread have their turn.
+                        tokio::task::yield_now().await;
                     }
                 }
                 () = tokio::time::sleep(BACKLOG_OVER_TIME), if has_backlog && !is_full => has_backlog = false,
@@ -291,6 +304,25 @@ impl<'p> Stream<'p> {
         Ok(false)
     }
 
+    /// PostgreSQL 18 only warns of a publication that the WAL does not know yet, and then drops
+    /// changes without a word; earlier versions fail (FIELD_NOTES 2).
+    fn heed_notices(&mut self) -> Result<()> {
+        for notice in self.connection.take_notices() {
+            if notice.message.contains("publication") {
+                return Err(Error::definite(format!("slot {}: changes would be missing", self.pipeline.slot))
+                    .with_source(notice)
+                    .with_hint("the publication is younger than the slot: remove the pipeline with `walgate drop`, then start anew with a copy"));
+            }
+            tracing::warn!(
+                severity = notice.severity,
+                code = notice.code,
+                "notice of the source: {}",
+                notice.message
+            );
+        }
+        Ok(())
+    }
+
     fn publish_figures(&self) {
         let now = self.clock.elapsed();
         let ledger = &self.started.ledger;
@@ -334,27 +366,21 @@ impl<'p> Stream<'p> {
             self.pump.install(relation, Some(Route::Off));
             return Ok(true);
         };
-        if known.as_ref().is_some_and(|table| table.is_partition) {
-            // Described because its root is published; its rows come as the root's.
-            self.pump.install(relation, None);
-            return Ok(true);
-        }
-        let copied_at = match self.started.states.get(&oid) {
-            Some(state) => state.copied_at,
-            None if known.is_some() => {
-                tracing::info!(
-                    table = format!("{}.{}", relation.namespace, relation.name),
-                    "new table: it is copied first"
-                );
-                return Ok(false);
-            }
-            // Dropped since: all that ever was of it is in the stream.
-            None => Lsn::ZERO,
+        let state = self.started.states.get(&oid);
+        let copied_at = match (state, &known) {
+            (Some(state), _) => state.copied_at,
+            // A leaf is described because its root is published, and its rows come as the root's; or it
+            // was attached since, and they are its own: all that ever was of them is in the stream.
+            (None, Some(table)) if table.is_partition => Lsn::ZERO,
+            (None, Some(table)) => return self.is_to_be_copied(table).await,
+            // Dropped since: likewise.
+            (None, None) => Lsn::ZERO,
         };
+        let known_key = state.map(|state| state.key.clone()).unwrap_or_default();
         if relation.columns.iter().any(|column| self.started.types.kind(column.type_oid).is_none()) {
             self.started.types = catalog::types(&self.started.client).await?;
         }
-        let primary_key = known.map(|table| table.primary_key).unwrap_or_default();
+        let primary_key = known.map_or(known_key, |table| table.primary_key);
         let plan = TablePlan::compile(
             &self.started.plan_context(self.pipeline),
             &relation,
@@ -364,6 +390,18 @@ impl<'p> Stream<'p> {
         )?;
         self.pump.install(relation, Some(Route::Events(Box::new(plan))));
         Ok(true)
+    }
+
+    /// A table that the rules take and that nobody has copied: always false, or an error when another
+    /// start would find it no better.
+    async fn is_to_be_copied(&self, table: &SourceTable) -> Result<bool> {
+        let publications = &self.pipeline.publications;
+        let is_member = publications.members(&self.started.client).await?.contains_key(&table.oid);
+        if !is_member && !publications.is_managed() {
+            return Err(has_left(table, publications));
+        }
+        tracing::info!(table = table.display_name(), "new table: it is copied first");
+        Ok(false)
     }
 
     /// Partitions of the topic of each of the tables.
@@ -398,14 +436,22 @@ impl<'p> Stream<'p> {
         for table in &tables {
             let is_copied = self.started.states.get(&table.oid).is_some_and(|state| state.done);
             let is_taken = rule_of(pipeline, table).is_some();
-            let is_member = members.contains(&table.oid);
+            let membership = members.get(&table.oid);
+            let is_member = membership.is_some();
             if is_taken && is_copied && !is_member {
-                return Err(Error::definite(format!(
-                    "table {} has left the publication {}: its changes are not sent any more",
-                    table.display_name(),
-                    pipeline.publications.names().join(", ")
-                ))
-                .with_hint("start again to have it published and copied again, or leave it out by a rule with mode = \"off\""));
+                return Err(has_left(table, &pipeline.publications));
+            }
+            let is_managed = pipeline.publications.is_managed();
+            if is_taken
+                && is_managed
+                && membership.is_some_and(|membership| *membership != Membership::of(table))
+            {
+                // In the wrong one its UPDATEs fail on the source, or are not seen.
+                tracing::info!(
+                    table = table.display_name(),
+                    "its replica identity changed: it changes the publication"
+                );
+                return Ok(true);
             }
             let is_new = is_taken
                 && !is_copied
@@ -464,6 +510,28 @@ impl<'p> Stream<'p> {
     }
 }
 
+/// Who holds the lock may end a walsender that a vanished predecessor left behind: it would live on
+/// for `wal_sender_timeout` (EXACTLY_ONCE.md, "Who runs").
+async fn free_slot(client: &Client, slot_name: &str) -> Result<()> {
+    const TERMINATE: &str = "SELECT pg_catalog.pg_terminate_backend(s.active_pid, 5000) \
+    FROM pg_catalog.pg_replication_slots s JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid \
+    WHERE s.slot_name = $1 AND a.usename = CURRENT_USER";
+    let ended = client.query(TERMINATE, &[&slot_name]).await.map_err(classify)?;
+    if !ended.is_empty() {
+        tracing::warn!(slot = slot_name, "ended a predecessor's walsender");
+    }
+    Ok(())
+}
+
+fn has_left(table: &SourceTable, publications: &Publications) -> Error {
+    Error::definite(format!(
+        "table {} has left the publication {}: its changes are not sent any more",
+        table.display_name(),
+        publications.names().join(", ")
+    ))
+    .with_hint("start again to have it published and copied again (an existing publication: add it there first), or leave it out by a rule with mode = \"off\"")
+}
+
 async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {
     let state = slot::state(client, slot_name).await?;
     state
@@ -495,9 +563,4 @@ async fn emit_target(pipeline: &Pipeline) -> Result<String> {
         .await
         .map_err(|error| classify(error).context("the message that marks the end cannot be written"))?;
     Ok(nonce)
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

@@ -35,6 +35,9 @@ const CHECKPOINT: &str = "checkpoint.json";
 /// The contents of `checkpoint.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Contents {
+    /// `<source.name>.<slot name>`: two pipelines never share a directory.
+    #[serde(default)]
+    name: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pipeline: Option<Checkpoint>,
     #[serde(default)]
@@ -59,7 +62,7 @@ impl Directory {
     /// # Errors
     /// Transient while another process holds the lock; definite when the directory cannot be
     /// written or its checkpoint cannot be read.
-    pub fn open(path: &Path) -> Result<Directory> {
+    pub fn open(path: &Path, name: &str) -> Result<Directory> {
         std::fs::create_dir_all(path).map_err(|error| io_error(path, "cannot be created", error))?;
         let handle = File::open(path).map_err(|error| io_error(path, "cannot be opened", error))?;
         match handle.try_lock() {
@@ -79,9 +82,18 @@ impl Directory {
         let mut directory =
             Directory { path: path.to_owned(), handle, contents: contents.clone().unwrap_or_default() };
         match contents {
+            Some(contents) if contents.name != name && !contents.name.is_empty() => {
+                return Err(Error::definite(format!(
+                    "the hub directory {} belongs to the pipeline {}, this one is {name}",
+                    path.display(),
+                    contents.name
+                ))
+                .with_hint("give each source and slot a hub.path of its own; or, if source.name was changed, set it back"));
+            }
             Some(_) => directory.cut_off()?,
             None => directory.adopt()?,
         }
+        directory.contents.name = name.to_owned();
         // What was read decides what the source is told: make sure that it is on the disk.
         directory.write_contents()?;
         Ok(directory)
@@ -115,6 +127,18 @@ impl Directory {
 
     /// Cuts every topic file to its length in the checkpoint.
     fn cut_off(&mut self) -> Result<()> {
+        let missing = self
+            .contents
+            .lengths
+            .iter()
+            .find(|(topic, whole)| **whole > 0 && !self.topic_path(topic).exists());
+        if let Some((topic, whole)) = missing {
+            return Err(Error::definite(format!(
+                "{} is gone, its checkpoint says {whole} bytes: events were removed",
+                self.topic_path(topic).display()
+            ))
+            .with_hint("restore the file, or begin anew: `walgate drop`, and an empty directory"));
+        }
         for topic in topics(&self.path)? {
             let path = self.topic_path(&topic);
             let whole = self.topic_bytes(&topic);
@@ -189,11 +213,11 @@ pub fn peek(path: &Path) -> Result<Stored> {
 ///
 /// # Errors
 /// When another process holds the directory, or it cannot be written.
-pub fn forget(path: &Path) -> Result<()> {
+pub fn forget(path: &Path, name: &str) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    let directory = Directory::open(path)?;
+    let directory = Directory::open(path, name)?;
     let checkpoint = path.join(CHECKPOINT);
     std::fs::remove_file(&checkpoint).map_err(|error| io_error(&checkpoint, "cannot be removed", error))?;
     directory.handle.sync_all().map_err(|error| io_error(path, "cannot be flushed", error))

@@ -93,7 +93,15 @@ impl Drop for Lock {
 
 async fn keep(client: Client, state: Arc<watch::Sender<State>>) {
     loop {
-        tokio::time::sleep(USE_TIME).await;
+        tokio::select! {
+            // A source that shuts down says so here first: the stream is closed at once, so that the
+            // shutdown does not wait for it (EXACTLY_ONCE.md, "The checkpoint").
+            error = client.ended() => {
+                state.send_modify(|state| state.lost = Some(error.chain().into()));
+                return;
+            }
+            () = tokio::time::sleep(USE_TIME) => {}
+        }
         match tokio::time::timeout(ANSWER_TIME_MAX, client.simple_query("SELECT 1")).await {
             Ok(Ok(_)) => state.send_modify(|state| state.answered_at = Instant::now()),
             Ok(Err(error)) => {

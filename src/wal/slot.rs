@@ -2,6 +2,7 @@
 //! Manual: "pg_replication_slots", "Replication Management Functions".
 
 use super::client::{Client, classify};
+use super::sqlstate::{UNDEFINED_OBJECT, sqlstate_of};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
@@ -108,11 +109,12 @@ pub async fn remove(client: &Client, name: &str) -> Result<bool> {
             .await
             .map_err(classify)?;
     }
-    client
-        .execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name])
-        .await
-        .map_err(|error| classify(error).context(format_args!("slot {name} cannot be dropped")))?;
-    Ok(true)
+    match client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name]).await.map_err(classify) {
+        Ok(_) => Ok(true),
+        // One that was still being made went with the session that made it.
+        Err(error) if sqlstate_of(&error) == Some(UNDEFINED_OBJECT) => Ok(true),
+        Err(error) => Err(error.context(format_args!("slot {name} cannot be dropped"))),
+    }
 }
 
 /// Pids and users of the transactions for which the creation of a slot waits.

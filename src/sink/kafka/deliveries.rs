@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -15,11 +16,13 @@ use crate::error::Error;
 
 /// The producer's context: librdkafka calls it from within `poll`, on the sink's own thread.
 #[derive(Debug, Default)]
-pub struct Deliveries(Mutex<State>);
+pub struct Deliveries {
+    in_flight_bytes: AtomicUsize,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    in_flight_bytes: usize,
     /// Batches in the order of delivery: sequence, messages without acknowledgement.
     batches: VecDeque<(usize, usize)>,
     failure: Option<Failure>,
@@ -40,12 +43,12 @@ impl Deliveries {
 
     /// A message of that many bytes was handed to librdkafka.
     pub fn sent(&self, bytes: usize) {
-        self.lock().in_flight_bytes += bytes;
+        self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes handed to librdkafka and not acknowledged.
     pub fn in_flight_bytes(&self) -> usize {
-        self.lock().in_flight_bytes
+        self.in_flight_bytes.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest batch out if every one of its messages is acknowledged.
@@ -70,7 +73,7 @@ impl Deliveries {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().expect("no holder panics")
+        self.state.lock().expect("no holder panics")
     }
 }
 
@@ -88,12 +91,12 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
-        let mut state = self.lock();
         let message = match result {
             Ok(message) | Err((_, message)) => message,
         };
         let bytes = message.payload_len() + message.key_len();
-        state.in_flight_bytes = state.in_flight_bytes.saturating_sub(bytes);
+        self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let mut state = self.lock();
         match result {
             Ok(_) => {
                 let first = state.batches.front().map_or(sequence, |batch| batch.0);

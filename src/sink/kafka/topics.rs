@@ -114,9 +114,7 @@ impl Topics {
     /// # Errors
     /// Transient when the brokers cannot be reached; definite when there is no such topic.
     pub fn partitions(&self, topic: &str) -> Result<i32> {
-        if let Some(&count) = self.lock().get(topic) {
-            return Ok(count);
-        }
+        // Asked anew every time: partitions can be added.
         let count = self.existing()?.get(topic).copied().filter(|&count| count > 0);
         let count = count.ok_or_else(|| {
             classify(
@@ -124,7 +122,6 @@ impl Topics {
                 KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition),
             )
         })?;
-        self.lock().insert(topic.to_owned(), count);
         Ok(count)
     }
 
