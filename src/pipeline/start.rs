@@ -157,7 +157,8 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
     // Nothing is stored of these tables' copies, and yet their topics may hold rows: of a pipeline that was
     // dropped, or, at least once, of a copy that ended before its first checkpoint.
-    let unknown: Vec<&(u32, String)> = topics_of.iter().filter(|(oid, _)| !states.contains_key(oid)).collect();
+    let unknown: Vec<&(u32, String)> =
+        topics_of.iter().filter(|(oid, _)| !states.contains_key(oid)).collect();
     let names: Vec<String> =
         unknown.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
 
@@ -174,8 +175,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     } else if !unknown.is_empty() {
         let (opened, found) = blocking(move || hub.has_events(&names).map(|found| (hub, found))).await?;
         hub = opened;
-        copied_before
-            .extend(unknown.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
+        copied_before.extend(unknown.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
     }
 
     let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
