@@ -69,7 +69,7 @@ impl Sink for ExactlyOnce {
                 })
             }
         };
-        self.producer.produce(&self.session.producer, batch)?;
+        self.producer.produce(&self.session.producer, batch).map_err(|error| self.producer.judge(error))?;
         crate::failpoint::hit("kafka.after-produce");
         open.bytes += batch.bytes.len();
         open.tables.extend_from_slice(&batch.tables);
@@ -87,7 +87,7 @@ impl Sink for ExactlyOnce {
             return Ok(());
         }
         self.session.add_checkpoint(&open.tables)?;
-        self.session.commit()?;
+        self.session.commit().map_err(|error| self.producer.judge(error))?;
         self.session.producer.context().clear();
         let open = self.open.take().expect("looked at above");
         receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));
