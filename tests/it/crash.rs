@@ -136,7 +136,10 @@ fn crash_at(name: &str, mode: Mode) {
     let count = hub.events().len();
     walgate.run_until_caught_up();
     assert_eq!(hub.events().len(), count, "{name}: a start with nothing to do delivered something");
-    eprintln!("{mode:?}, {name}: crashed in the start, again {fires_again}, {fired} of {} in the stream", passes.len());
+    eprintln!(
+        "{mode:?}, {name}: crashed in the start, again {fires_again}, {fired} of {} in the stream",
+        passes.len()
+    );
 }
 
 fn crash_at_every_failpoint(mode: Mode) {
@@ -163,7 +166,10 @@ fn case_s3_crash_at_every_failpoint_kafka_at_least_once() {
 #[test]
 fn every_failpoint_is_on_somebodys_way() {
     for name in walgate::failpoint::NAMES {
-        assert!([Mode::File, Mode::ExactlyOnce, Mode::AtLeastOnce].iter().any(|mode| mode.passes(name)), "{name}");
+        assert!(
+            [Mode::File, Mode::ExactlyOnce, Mode::AtLeastOnce].iter().any(|mode| mode.passes(name)),
+            "{name}"
+        );
     }
 }
 
@@ -296,7 +302,9 @@ fn case_d11_sigterm_during_the_copy() {
 #[test]
 fn case_s3_a_crash_before_the_copy_does_not_forget_what_the_topics_held() {
     for mode in [Mode::File, Mode::ExactlyOnce] {
-        for failpoint in ["start.after-pending", "start.after-slot", "snapshot.after-slot", "snapshot.after-begun"] {
+        for failpoint in
+            ["start.after-pending", "start.after-slot", "snapshot.after-slot", "snapshot.after-begun"]
+        {
             let source = Source::new("adopted");
             let hub = mode.hub(&source);
             let mut workload = Workload::new(&source);
@@ -325,9 +333,7 @@ pub fn forget_checkpoint(source: &Source, hub: &Hub) {
         Hub::Kafka { brokers, .. } => {
             let topic = format!("{0}.{0}_hub.checkpoint", source.name());
             kafka::delete_topics(brokers, &[&topic]);
-            wait_until("the checkpoint topic to be gone", || {
-                kafka::topics(brokers, &topic).is_empty()
-            });
+            wait_until("the checkpoint topic to be gone", || kafka::topics(brokers, &topic).is_empty());
         }
     }
 }

@@ -77,7 +77,9 @@ impl Broker {
     pub fn stop(&mut self) {
         self.signal("-TERM");
         let mut process = self.process.take().expect("the broker runs");
-        wait_for("the broker to stop", START_LIMIT, || process.try_wait().expect("a child can be waited for"));
+        wait_for("the broker to stop", START_LIMIT, || {
+            process.try_wait().expect("a child can be waited for")
+        });
     }
 
     /// SIGKILL.
@@ -160,7 +162,10 @@ impl Drop for Broker {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("---- the broker's last lines ----\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+            eprintln!(
+                "---- the broker's last lines ----\n{}",
+                lines[lines.len().saturating_sub(15)..].join("\n")
+            );
         }
         self.kill();
     }

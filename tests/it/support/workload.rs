@@ -59,13 +59,7 @@ impl Workload {
         session.exec(
             "CREATE TABLE t (id int PRIMARY KEY, n int, note text); CREATE TABLE u (id int PRIMARY KEY)",
         );
-        Self {
-            session,
-            rows: BTreeMap::new(),
-            u_rows: BTreeSet::new(),
-            next_id: 1,
-            transactions: Vec::new(),
-        }
+        Self { session, rows: BTreeMap::new(), u_rows: BTreeSet::new(), next_id: 1, transactions: Vec::new() }
     }
 
     /// Connects anew, after the server was restarted.
@@ -155,8 +149,11 @@ impl Workload {
         let due = self.transactions[from..].iter().filter(has_table).count();
         let describe = |lost: usize| {
             let xids: BTreeSet<u64> = found.values().map(|events| xid(events[0])).collect();
-            let missing: Vec<u64> =
-                expected[expected.len() - lost..].iter().map(|t| t.xid).filter(|x| !xids.contains(x)).collect();
+            let missing: Vec<u64> = expected[expected.len() - lost..]
+                .iter()
+                .map(|t| t.xid)
+                .filter(|x| !xids.contains(x))
+                .collect();
             let known: BTreeSet<u64> = expected.iter().map(|t| t.xid).collect();
             let strange: Vec<&u64> = xids.iter().filter(|xid| !known.contains(xid)).collect();
             format!("missing transactions {missing:?}, unknown transactions {strange:?}")
@@ -204,9 +201,7 @@ impl Open<'_> {
             last = id;
             messages.push(Message::Row(Change::with_data("update", id, *n, id)));
         }
-        self.sql += &format!(
-            "UPDATE t SET n = n + 1, note = 'note \"' || id || '\"' WHERE id <= {last};"
-        );
+        self.sql += &format!("UPDATE t SET n = n + 1, note = 'note \"' || id || '\"' WHERE id <= {last};");
         self.statement("t", messages)
     }
 
@@ -376,7 +371,10 @@ impl Change {
 fn message_text(events: &[&Event], partitions: &BTreeSet<i32>) -> String {
     if events[0].op() == "truncate" {
         let of: BTreeSet<i32> = events.iter().map(|event| event.partition).collect();
-        assert!(of.is_superset(partitions) && of.len() == events.len(), "not one truncate a partition: {events:?}");
+        assert!(
+            of.is_superset(partitions) && of.len() == events.len(),
+            "not one truncate a partition: {events:?}"
+        );
         return Message::Truncate.text();
     }
     let mut events = events.to_vec();
