@@ -173,13 +173,30 @@ impl FirstTransaction {
         let replaced = is_it && (*xid != self.checkpoint.xid || commit_time.0 != self.checkpoint.commit_time);
         let vanished = *final_lsn > at && self.must_be_sent_again;
         if replaced || vanished {
-            return Err(Error::definite(format!(
-                "slot {}: where the destination's last transaction {} committed, at {at}, the source has another history now",
-                self.checkpoint.identity.slot, self.checkpoint.xid
-            ))
-            .with_hint("was the source restored, or a standby promoted that was behind? Remove the pipeline with `walgate drop`, then start anew with a copy"));
+            return Err(self.another_history());
         }
         Ok(*final_lsn >= at)
+    }
+
+    /// Looks at how far the source has sent everything, which a keepalive says: a history without anything for us
+    /// has no Begin to look at, and moving the slot over it would hide that it is another one.
+    ///
+    /// # Errors
+    /// Definite: what was sent has passed the checkpoint's transaction, and it was not there.
+    pub fn look_at_end(&self, sent: Lsn) -> Result<()> {
+        match self.must_be_sent_again && sent > self.checkpoint.commit_lsn {
+            true => Err(self.another_history()),
+            false => Ok(()),
+        }
+    }
+
+    fn another_history(&self) -> Error {
+        let Checkpoint { commit_lsn, xid, identity, .. } = &self.checkpoint;
+        Error::definite(format!(
+            "slot {}: where the destination's last transaction {xid} committed, at {commit_lsn}, the source has another history now",
+            identity.slot
+        ))
+        .with_hint("was the source restored, or a standby promoted that was behind? Remove the pipeline with `walgate drop`, then start anew with a copy")
     }
 }
 
@@ -314,7 +331,10 @@ mod tests {
         assert!(first.look_at(&begin(100, 7, 70)).expect("the same one"));
         first.look_at(&begin(100, 8, 70)).expect_err("another transaction at the same LSN");
         first.look_at(&begin(105, 8, 80)).expect_err("it was not sent again");
+        first.look_at_end(Lsn(100)).expect("it is still to come");
+        first.look_at_end(Lsn(101)).expect_err("everything up to here was sent, and it was not there");
         let confirmed = FirstTransaction::expected(&checkpoint(), Lsn(110), true);
+        confirmed.look_at_end(Lsn(130)).expect("what is confirmed is not sent again");
         assert!(confirmed.look_at(&begin(120, 9, 90)).expect("the next one"));
     }
 }

@@ -189,6 +189,9 @@ impl Pump {
                     self.reply_requested |= reply_requested;
                     // Everything committed before it has been received, so it is safe once that is.
                     if !self.transactions.is_open() {
+                        if let Some(first) = &self.first {
+                            first.look_at_end(wal_end)?;
+                        }
                         self.progress.safe_lsn = self.progress.safe_lsn.max(wal_end);
                         self.received_lsn = self.received_lsn.max(wal_end);
                     }

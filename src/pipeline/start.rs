@@ -135,9 +135,9 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
 
     let mut states = stored.tables;
     // A table that was copied and dropped since: what is left of it in the stream is still delivered.
-    let (gone, missing): (Vec<_>, Vec<_>) = missing
-        .into_iter()
-        .partition(|missing| states.values().any(|state| missing.table == format!("{}.{}", state.schema, state.table)));
+    let (gone, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| {
+        states.values().any(|state| missing.table == format!("{}.{}", state.schema, state.table))
+    });
     for gone in gone {
         tracing::warn!(table = gone.table, "{}", gone.message);
     }

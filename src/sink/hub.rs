@@ -37,6 +37,17 @@ impl HubTopics {
         }
     }
 
+    /// What a topic takes at once, in bytes; `None`: anything.
+    ///
+    /// # Errors
+    /// See [`Topics::message_bytes_max`].
+    pub fn message_bytes_max(&self, topic: &str) -> Result<Option<u64>> {
+        match self {
+            HubTopics::Kafka(kafka) => kafka.message_bytes_max(topic),
+            HubTopics::File => Ok(None),
+        }
+    }
+
     /// Partitions of a topic.
     ///
     /// # Errors

@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::SLOT;
 use super::dice::Dice;
 use super::tables;
 use super::wal::Wal;
 use super::walsender::Walsender;
-use super::SLOT;
 use crate::ack::Ledger;
 use crate::config::{Mode, TableRule, choose};
 use crate::lsn::Lsn;

@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::deliveries::Deliveries;
 use super::session::{Session, connect};
-use super::{classify, producer_config};
+use super::{classify, producer_config, too_large};
 use crate::config::KafkaHub;
 use crate::error::{Error, Result};
 use crate::route::batch::{Batch, Event, Label, Labels, Moved, Progress};
@@ -46,6 +46,11 @@ impl Producing {
     /// Within `limits`, until told to stop.
     pub fn new(topics: Arc<HubTopics>, labels: Arc<Labels>, limits: SinkLimits, stop: Stop) -> Self {
         Producing { topics, labels, known: Vec::new(), ensured: Vec::new(), limits, stop }
+    }
+
+    /// Looks into an error of messages that were produced: see [`too_large`].
+    pub(super) fn judge(&self, error: Error) -> Error {
+        too_large::judge(&self.topics, error)
     }
 
     /// Hands all events of `batch` to librdkafka, in order.
@@ -102,7 +107,11 @@ fn send(
         record = record.partition(partition);
     }
     producer.send(record).map_err(|(error, _)| {
-        classify(&format!("topic {}, a message of {} bytes", label.topic, key.len() + value.len()), error)
+        // A producer that takes nothing any more has a failed message to tell of.
+        producer.poll(Duration::ZERO);
+        producer.context().take_failure().unwrap_or_else(|| {
+            classify(&format!("topic {}, a message of {} bytes", label.topic, key.len() + value.len()), error)
+        })
     })?;
     producer.context().sent(key.len() + value.len());
     Ok(())
@@ -160,7 +169,8 @@ impl AtLeastOnce {
         producing: Producing,
     ) -> Result<Self> {
         Ok(AtLeastOnce {
-            producer: connect(&producer_config(hub))?,
+            // A message that fails fails all behind it: else later events of its aggregate would overtake it.
+            producer: connect(producer_config(hub).set("enable.gapless.guarantee", "true"))?,
             producing,
             checkpointer: Checkpointer::start(session, checkpoint)?,
             waiting: VecDeque::new(),
@@ -207,11 +217,11 @@ impl Sink for AtLeastOnce {
             progress: batch.progress,
             tables: batch.tables.clone(),
         });
-        self.producing.produce(&self.producer, batch)
+        self.producing.produce(&self.producer, batch).map_err(|error| self.producing.judge(error))
     }
 
     fn settle(&mut self, _idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
-        self.count_acknowledged()?;
+        self.count_acknowledged().map_err(|error| self.producing.judge(error))?;
         if self.being_stored.is_some() && self.checkpointer.is_done()? {
             receipts.extend(self.being_stored.take().into_iter().flatten());
         }

@@ -12,6 +12,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use super::classify;
+use super::too_large::TooLarge;
 use crate::error::Error;
 
 /// The producer's context: librdkafka calls it from within `poll`, on the sink's own thread.
@@ -63,13 +64,16 @@ impl Deliveries {
         self.lock().batches.clear();
     }
 
-    /// The first failure, with topic and size.
+    /// The first failure, with topic and size. What only followed from another one waits for that one, as long as
+    /// anything is on its way.
     pub fn take_failure(&self) -> Option<Error> {
-        let failure = self.lock().failure.take()?;
-        Some(classify(
-            &format!("topic {}, a message of {} bytes", failure.topic, failure.bytes),
-            failure.error,
-        ))
+        let is_moving = self.in_flight_bytes() > 0;
+        let failure = self.lock().failure.take_if(|known| !(is_moving && is_consequence(&known.error)))?;
+        let Failure { topic, bytes, error } = failure;
+        if is_too_large(&error) {
+            return Some(TooLarge { topic, bytes, error }.into_error());
+        }
+        Some(classify(&format!("topic {topic}, a message of {bytes} bytes"), error))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -105,16 +109,11 @@ impl ProducerContext for Deliveries {
                 }
             }
             Err((error, _)) => {
-                // Messages that are purged because an earlier one failed do not tell the reason.
-                let is_consequence = matches!(
-                    error.rdkafka_error_code(),
-                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
-                );
                 let knows_better = state.failure.as_ref().is_none_or(|known| {
-                    matches!(
-                        known.error.rdkafka_error_code(),
-                        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
-                    ) && !is_consequence
+                    let explains = is_consequence(&known.error) && !is_consequence(error);
+                    // Of a refused batch all messages fail: the largest is to blame.
+                    let is_larger = is_too_large(&known.error) && is_too_large(error) && bytes > known.bytes;
+                    explains || is_larger
                 });
                 if knows_better {
                     state.failure =
@@ -123,6 +122,17 @@ impl ProducerContext for Deliveries {
             }
         }
     }
+}
+
+/// Whether a message failed only because an earlier one did: that does not tell the reason.
+fn is_consequence(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{Fatal, GaplessGuarantee, PurgeInflight, PurgeQueue};
+    matches!(error.rdkafka_error_code(), Some(PurgeQueue | PurgeInflight | Fatal | GaplessGuarantee))
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageSizeTooLarge};
+    matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | InvalidMessageSize))
 }
 
 /// librdkafka's log lines, at the level they deserve here.

@@ -63,7 +63,8 @@ impl Sink for ExactlyOnce {
                 })
             }
         };
-        self.producing.produce(&self.session.producer, batch)?;
+        let producing = &mut self.producing;
+        producing.produce(&self.session.producer, batch).map_err(|error| producing.judge(error))?;
         crate::failpoint::hit("kafka.after-produce");
         open.bytes += batch.bytes.len();
         open.tables.extend_from_slice(&batch.tables);
@@ -81,7 +82,8 @@ impl Sink for ExactlyOnce {
             return Ok(());
         }
         self.session.add_checkpoint(&open.tables)?;
-        self.session.commit(&self.producing.stop)?;
+        let producing = &self.producing;
+        self.session.commit(&producing.stop).map_err(|error| producing.judge(error))?;
         self.session.producer.context().clear();
         let open = self.open.take().expect("looked at above");
         receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));

@@ -13,6 +13,7 @@ mod preflight;
 mod reader;
 mod session;
 mod topics;
+mod too_large;
 
 pub use at_least_once::{AtLeastOnce, Producing};
 pub use exactly_once::ExactlyOnce;
@@ -87,6 +88,10 @@ fn producer_config(hub: &KafkaHub) -> ClientConfig {
         config.set(key, value);
     }
     config.set("enable.idempotence", "true").set("partitioner", "murmur2_random");
+    if let Some(bytes) = too_large::batch_bytes_max() {
+        let asked = config.get("batch.size").and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+        config.set("batch.size", asked.min(bytes).to_string());
+    }
     config
 }
 

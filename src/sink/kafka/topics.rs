@@ -85,6 +85,28 @@ impl Topics {
             ("min.cleanable.dirty.ratio", "0.1"),
         ];
         self.ensure_with(&[topic.to_owned()], 1, &settings, true)?;
+        let policy = self.setting(topic, "cleanup.policy")?.unwrap_or_default();
+        if policy != "compact" {
+            return Err(Error::definite(format!("topic {topic} has cleanup.policy = {policy}: an idle checkpoint would be deleted"))
+                .with_hint(format!("kafka-configs --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")));
+        }
+        if self.partitions(topic)? != 1 {
+            return Err(Error::definite(format!("topic {topic} has more than one partition")).with_hint(
+                "a checkpoint topic has one partition: choose another source.name or source.slot",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the topic takes at once, in bytes.
+    ///
+    /// # Errors
+    /// Transient when the brokers cannot be reached.
+    pub fn message_bytes_max(&self, topic: &str) -> Result<Option<u64>> {
+        Ok(self.setting(topic, "max.message.bytes")?.and_then(|text| text.parse().ok()))
+    }
+
+    fn setting(&self, topic: &str, name: &str) -> Result<Option<String>> {
         let specifier = [ResourceSpecifier::Topic(topic)];
         let doing = format!("reading the settings of topic {topic}");
         let described = self
@@ -96,17 +118,7 @@ impl Topics {
             .next()
             .ok_or_else(|| Error::transient(format!("{doing}: no answer")))?
             .map_err(|code| classify(&doing, KafkaError::AdminOp(code)))?;
-        let policy = resource.get("cleanup.policy").and_then(|entry| entry.value.clone()).unwrap_or_default();
-        if policy != "compact" {
-            return Err(Error::definite(format!("topic {topic} has cleanup.policy = {policy}: an idle checkpoint would be deleted"))
-                .with_hint(format!("kafka-configs --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")));
-        }
-        if self.partitions(topic)? != 1 {
-            return Err(Error::definite(format!("topic {topic} has more than one partition")).with_hint(
-                "a checkpoint topic has one partition: choose another source.name or source.slot",
-            ));
-        }
-        Ok(())
+        Ok(resource.get(name).and_then(|entry| entry.value.clone()))
     }
 
     /// The partitions of a topic that exists.
