@@ -20,7 +20,7 @@ use crate::route::batch::Labels;
 #[derive(Debug)]
 pub enum HubTopics {
     /// Kafka's.
-    Kafka(Topics),
+    Kafka(Arc<Topics>),
     /// Files: made by the first event, of one partition each.
     File,
 }
@@ -146,9 +146,7 @@ impl OpenHub {
             }
             OpenHub::Kafka { session, hub, topics } => {
                 let HubKind::Kafka(kafka) = &hub.kind else { unreachable!("a Kafka hub was opened") };
-                let topics = Arc::new(HubTopics::Kafka(
-                    Arc::into_inner(topics).expect("only the open hub holds the topics"),
-                ));
+                let topics = Arc::new(HubTopics::Kafka(topics));
                 let producing = Producing::new(topics.clone(), labels.clone(), limits, stop.clone());
                 let worker = match hub.delivery {
                     Delivery::ExactlyOnce => {
