@@ -25,7 +25,9 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            if !matches!(failure, Failure::Found) {
+                eprintln!("{failure}");
+            }
             match failure {
                 Failure::Usage(_) => ExitCode::from(2),
                 Failure::Found | Failure::Error(_) => ExitCode::FAILURE,
