@@ -5,9 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::producer::Producer;
-
-use super::at_least_once::Producing;
+use super::at_least_once::{Counting, Producing};
 use super::session::Session;
 use crate::error::Result;
 use crate::lsn::Lsn;
@@ -64,7 +62,9 @@ impl Sink for ExactlyOnce {
             }
         };
         let producing = &mut self.producing;
-        producing.produce(&self.session.producer, batch).map_err(|error| producing.judge(error))?;
+        producing
+            .produce(&self.session.producer, batch, Counting::ByTransaction)
+            .map_err(|error| producing.judge(error))?;
         crate::failpoint::hit("kafka.after-produce");
         open.bytes += batch.bytes.len();
         open.tables.extend_from_slice(&batch.tables);
@@ -84,7 +84,6 @@ impl Sink for ExactlyOnce {
         self.session.add_checkpoint(&open.tables)?;
         let producing = &self.producing;
         self.session.commit(&producing.stop).map_err(|error| producing.judge(error))?;
-        self.session.producer.context().clear();
         let open = self.open.take().expect("looked at above");
         receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));
         Ok(())

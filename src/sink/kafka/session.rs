@@ -13,7 +13,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::deliveries::Deliveries;
+use super::deliveries::{Deliveries, NOT_COUNTED};
 use super::topics::Topics;
 use super::{classify, producer_config, reader_config};
 use crate::config::KafkaHub;
@@ -94,8 +94,7 @@ impl Session {
     }
 
     fn add_record(&self, key: &str, value: &[u8]) -> Result<()> {
-        // No batch has the sequence number usize::MAX: this record is not counted.
-        let record = BaseRecord::with_opaque_to(&self.checkpoint_topic, usize::MAX)
+        let record = BaseRecord::with_opaque_to(&self.checkpoint_topic, NOT_COUNTED)
             .partition(0)
             .key(key)
             .payload(value);
