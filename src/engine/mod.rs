@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod metrics;
+pub mod monitor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use backoff::Backoff;
 /// An attempt that lasted so long was a good one: the next error starts with the shortest pause.
 const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 
+/// Between an orderly end because of new tables and the next start.
+const TABLES_PAUSE: Duration = Duration::from_millis(200);
+
 /// Runs everything that `config` asks for, until asked to end, caught up, or stopped by a definite
 /// error.
 ///
@@ -25,8 +29,8 @@ const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 /// Definite, the first that stopped a pipeline; the others were drained.
 pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
     let pipeline = Pipeline::of_hub(config.clone(), until_caught_up)?;
-    metrics::register(&pipeline.slot, pipeline.status.read().sink);
     let admin = admin::start(config.admin.listen, vec![pipeline.status.clone()]);
+    let monitor = tokio::spawn(monitor::run(pipeline.clone()));
     let (wish, mut wishes) = watch::channel(Wish::Run);
     tokio::spawn(async move {
         wait_for_signal().await;
@@ -37,20 +41,50 @@ pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
         tracing::warn!("asked twice: leaving what is in flight to the next start");
         std::process::exit(0);
     });
-    let ended = supervise(&pipeline, &mut wishes).await;
-    metrics::up(&pipeline.slot, false);
+    // A thread and a runtime of its own: what wakes the reader is then polled by the reader itself,
+    // not by another thread that has to wake it (a third of all CPU under load, measured).
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    let supervised = pipeline.clone();
+    std::thread::Builder::new()
+        .name(pipeline.slot.clone())
+        .spawn(move || {
+            let ended = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(8)
+                .build()
+                .map_err(|error| Error::transient("a runtime cannot be started").with_source(error))
+                .and_then(|runtime| {
+                    let ended = runtime.block_on(supervise(&supervised, &mut wishes));
+                    // A blocking call into a dead broker may last: nobody waits for it.
+                    runtime.shutdown_background();
+                    ended
+                });
+            // Nobody to tell: then the process is ending anyway.
+            let _ = sender.send(ended);
+        })
+        .map_err(|error| Error::transient("the pipeline's thread cannot be started").with_source(error))?;
+    let ended =
+        ended.await.unwrap_or_else(|_| Err(Error::definite("the pipeline's thread ended without a word")));
     pipeline.status.enter(State::Stopped);
+    monitor.abort();
     admin.abort();
     ended
 }
 
-/// One pipeline, attempt after attempt.
-async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Result<()> {
+/// Runs one pipeline, attempt after attempt, until it is drained, caught up, or stopped by a definite error.
+///
+/// # Errors
+/// Definite.
+pub async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Result<()> {
     let mut backoff = Backoff::default();
     loop {
         let began = tokio::time::Instant::now();
         let error = match pipeline.run(wish).await {
-            Ok(Ended::TablesChanged) => continue,
+            Ok(Ended::TablesChanged) => {
+                // Usually once; should a source change without end, it is not for us to spin.
+                tokio::time::sleep(TABLES_PAUSE).await;
+                continue;
+            }
             Ok(Ended::Drained | Ended::CaughtUp) => return Ok(()),
             Err(error) => error,
         };
@@ -65,7 +99,6 @@ async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Res
         pipeline.status.enter(if error.class() == Class::Fenced { State::Standby } else { State::Backoff });
         pipeline.status.update(|status| status.restarts += 1);
         metrics::restart(&pipeline.slot);
-        metrics::up(&pipeline.slot, false);
         let mut drain = wish.clone();
         tokio::select! {
             () = crate::pipeline::drain_wished(&mut drain) => return Ok(()),
@@ -87,8 +120,11 @@ fn note(pipeline: &Pipeline, error: &Error) {
     pipeline.status.note_error(text);
 }
 
-/// SIGTERM or Ctrl-C.
-async fn wait_for_signal() {
+/// Resolves at SIGTERM or Ctrl-C.
+///
+/// # Panics
+/// When the process cannot wait for signals.
+pub async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be waited for");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be waited for");

@@ -132,7 +132,8 @@ pub fn timeline_switch(checkpoint: &Checkpoint, now: u32, history: &str) -> Resu
         let timeline: u32 = fields.next()?.parse().ok()?;
         (timeline == was).then(|| fields.next()?.parse::<Lsn>().ok()).flatten()
     });
-    let reached = checkpoint.safe_lsn.max(checkpoint.commit_lsn);
+    // Of a transaction that is only begun here, the commit record itself must be behind the branch.
+    let reached = checkpoint.safe_lsn.max(Lsn(checkpoint.commit_lsn.0.saturating_add(1)));
     match switched_at {
         Some(at) if at >= reached => Ok(()),
         Some(at) => Err(Error::definite(format!(
@@ -153,12 +154,10 @@ pub struct FirstTransaction {
 
 impl FirstTransaction {
     /// For a stream that starts at what the slot has confirmed.
-    pub fn expected(checkpoint: &Checkpoint, confirmed: Lsn, options: &str) -> Self {
+    pub fn expected(checkpoint: &Checkpoint, confirmed: Lsn, same_options: bool) -> Self {
         let is_of_transaction = checkpoint.ordinal > 0;
         FirstTransaction {
-            must_be_sent_again: is_of_transaction
-                && confirmed <= checkpoint.commit_lsn
-                && checkpoint.identity.options == options,
+            must_be_sent_again: is_of_transaction && confirmed <= checkpoint.commit_lsn && same_options,
             checkpoint: checkpoint.clone(),
         }
     }
@@ -174,13 +173,30 @@ impl FirstTransaction {
         let replaced = is_it && (*xid != self.checkpoint.xid || commit_time.0 != self.checkpoint.commit_time);
         let vanished = *final_lsn > at && self.must_be_sent_again;
         if replaced || vanished {
-            return Err(Error::definite(format!(
-                "slot {}: where the destination's last transaction {} committed, at {at}, the source has another history now",
-                self.checkpoint.identity.slot, self.checkpoint.xid
-            ))
-            .with_hint("was the source restored, or a standby promoted that was behind? Remove the pipeline with `walgate drop`, then start anew with a copy"));
+            return Err(self.another_history());
         }
         Ok(*final_lsn >= at)
+    }
+
+    /// Looks at how far the source has sent everything, which a keepalive says: a history without anything for us
+    /// has no Begin to look at, and moving the slot over it would hide that it is another one.
+    ///
+    /// # Errors
+    /// Definite: what was sent has passed the checkpoint's transaction, and it was not there.
+    pub fn look_at_end(&self, sent: Lsn) -> Result<()> {
+        match self.must_be_sent_again && sent > self.checkpoint.commit_lsn {
+            true => Err(self.another_history()),
+            false => Ok(()),
+        }
+    }
+
+    fn another_history(&self) -> Error {
+        let Checkpoint { commit_lsn, xid, identity, .. } = &self.checkpoint;
+        Error::definite(format!(
+            "slot {}: where the destination's last transaction {xid} committed, at {commit_lsn}, the source has another history now",
+            identity.slot
+        ))
+        .with_hint("was the source restored, or a standby promoted that was behind? Remove the pipeline with `walgate drop`, then start anew with a copy")
     }
 }
 
@@ -310,12 +326,15 @@ mod tests {
     fn notices_another_history() {
         let begin =
             |lsn, xid, time| Message::Begin { final_lsn: Lsn(lsn), commit_time: Timestamp(time), xid };
-        let first = FirstTransaction::expected(&checkpoint(), Lsn(90), "a");
+        let first = FirstTransaction::expected(&checkpoint(), Lsn(90), true);
         assert!(!first.look_at(&begin(95, 6, 60)).expect("an earlier one"));
         assert!(first.look_at(&begin(100, 7, 70)).expect("the same one"));
         first.look_at(&begin(100, 8, 70)).expect_err("another transaction at the same LSN");
         first.look_at(&begin(105, 8, 80)).expect_err("it was not sent again");
-        let confirmed = FirstTransaction::expected(&checkpoint(), Lsn(110), "a");
+        first.look_at_end(Lsn(100)).expect("it is still to come");
+        first.look_at_end(Lsn(101)).expect_err("everything up to here was sent, and it was not there");
+        let confirmed = FirstTransaction::expected(&checkpoint(), Lsn(110), true);
+        confirmed.look_at_end(Lsn(130)).expect("what is confirmed is not sent again");
         assert!(confirmed.look_at(&begin(120, 9, 90)).expect("the next one"));
     }
 }

@@ -12,7 +12,9 @@ pub mod hub;
 pub mod kafka;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -78,9 +80,44 @@ pub enum Outcome {
     Failed(Error),
 }
 
-/// The pipeline's end of a sink's thread.
+/// How much a sink may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkLimits {
+    /// Bytes of events that are on their way and not acknowledged.
+    pub in_flight_bytes_max: usize,
+}
+
+impl SinkLimits {
+    /// The share of `limits.memory_bytes_max` that a sink may take: the read buffer, three batches
+    /// and what the client library keeps per message need the rest.
+    pub fn of(memory_bytes_max: u64) -> Self {
+        let share = usize::try_from(memory_bytes_max / 16).unwrap_or(usize::MAX);
+        SinkLimits { in_flight_bytes_max: share.clamp(256 << 10, 12 << 20) }
+    }
+}
+
+/// Tells a sink that nobody waits for it any more. A sink that goes on publishing after its pipeline
+/// has given up would put old events behind those of its successor.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asked where a sink waits.
+    ///
+    /// # Errors
+    /// When nobody waits any more.
+    pub fn check(&self) -> Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(Error::transient("the sink was told to stop")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The pipeline's end of a sink's thread. Dropping it stops the thread, wherever it is.
 #[derive(Debug)]
 pub struct Worker {
+    stop: Stop,
     /// Holds one batch: see the module.
     pub batches: mpsc::Sender<Batch>,
     /// Bounded by the number of batches in existence.
@@ -88,25 +125,36 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. It ends when `batches` is dropped and everything has been settled, or at
-    /// the first error; a later batch is then answered by the channel's closing.
+    /// Starts the thread, which holds `gate` as long as it lives. It ends when the worker is dropped, or
+    /// at the first error; a later batch is then answered by the channel's closing.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(name: &str, sink: impl Sink) -> Result<Worker> {
+    pub fn start(
+        name: &str,
+        sink: impl Sink,
+        stop: Stop,
+        gate: tokio::sync::OwnedMutexGuard<()>,
+    ) -> Result<Worker> {
         let (batches, receiver) = mpsc::channel(1);
         let (sender, outcomes) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name(format!("sink {name}"))
             .spawn(move || {
-                if let Err(error) = serve(sink, receiver, &sender, &runtime) {
+                if let Err(error) = serve(sink, receiver, &sender) {
                     // The pipeline may already have gone: then nobody needs to know.
                     let _ = sender.send(Outcome::Failed(error));
                 }
+                drop(gate);
             })
             .map_err(|error| Error::transient("the sink's thread cannot be started").with_source(error))?;
-        Ok(Worker { batches, outcomes })
+        Ok(Worker { stop, batches, outcomes })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -114,40 +162,65 @@ fn serve(
     mut sink: impl Sink,
     mut batches: mpsc::Receiver<Batch>,
     outcomes: &mpsc::UnboundedSender<Outcome>,
-    runtime: &tokio::runtime::Handle,
 ) -> Result<()> {
     let mut receipts = Vec::new();
-    let mut is_open = true;
     loop {
-        let received = match (is_open, sink.patience()) {
-            (true, Some(patience)) => match batches.try_recv() {
-                Ok(batch) => Some(batch),
-                Err(_) => runtime.block_on(async {
-                    tokio::time::timeout(patience, batches.recv()).await.map_or(None, |received| {
-                        is_open = received.is_some();
-                        received
-                    })
-                }),
-            },
-            (true, None) => {
-                let received = batches.blocking_recv();
-                is_open = received.is_some();
-                received
+        let patience = sink.patience();
+        let received = receive(&mut batches, patience);
+        let idle = !matches!(received, Received::Batch(_));
+        match received {
+            Received::Batch(mut batch) => {
+                sink.accept(&batch)?;
+                batch.clear(BATCH_BYTES_KEPT_MAX);
+                let _ = outcomes.send(Outcome::Returned(batch));
             }
-            (false, Some(_)) => None,
-            (false, None) => return Ok(()),
-        };
-        let idle = received.is_none();
-        if let Some(mut batch) = received {
-            sink.accept(&batch)?;
-            batch.clear(BATCH_BYTES_KEPT_MAX);
-            let _ = outcomes.send(Outcome::Returned(batch));
+            Received::Nothing => {}
+            // A pipeline that drains keeps its end open until it has every receipt.
+            Received::Closed => return Ok(()),
         }
         sink.settle(idle, &mut receipts)?;
         for receipt in receipts.drain(..) {
             // A pipeline that has gone learns of it from the checkpoint.
             let _ = outcomes.send(Outcome::Durable(receipt));
         }
+    }
+}
+
+enum Received {
+    Batch(Batch),
+    /// None came in time.
+    Nothing,
+    /// None will come any more.
+    Closed,
+}
+
+/// Waits for a batch on this thread, without a runtime: its timers would be another thread's.
+fn receive(batches: &mut mpsc::Receiver<Batch>, patience: Option<Duration>) -> Received {
+    let Some(patience) = patience else {
+        return batches.blocking_recv().map_or(Received::Closed, Received::Batch);
+    };
+    let deadline = Instant::now() + patience;
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match batches.poll_recv(&mut context) {
+            Poll::Ready(Some(batch)) => return Received::Batch(batch),
+            Poll::Ready(None) => return Received::Closed,
+            Poll::Pending => {}
+        }
+        match deadline.checked_duration_since(Instant::now()) {
+            Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+            _ => return Received::Nothing,
+        }
+    }
+}
+
+/// Wakes the sink's thread.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

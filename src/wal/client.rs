@@ -1,7 +1,7 @@
 //! Ordinary SQL sessions: `tokio_postgres` over our own transport.
 //!
 //! Comes in: a [`ConnectUrl`]. Goes out: a [`Client`] with the same settings, TLS, keepalives and errors as
-//! the replication connection. Both share [`Transport`], so TLS exists once: `tokio_postgres` gets a
+//! the replication connection. Both share one transport, so TLS exists once: `tokio_postgres` gets a
 //! stream on which it has nothing to negotiate. (The crate tokio-postgres-rustls was rejected: it has no
 //! `allow`, no retry of `prefer`, and would be a second place for `sslmode`.) It always holds that the
 //! connection's task ends with its client.
@@ -9,8 +9,8 @@
 use std::future::{Ready, poll_fn, ready};
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, OnceLock};
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{ChannelBinding as PgChannelBinding, SslMode as PgSslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding as TlsChannelBinding, TlsConnect, TlsStream};
@@ -28,14 +28,23 @@ use crate::wal::url::{ChannelBinding, ConnectUrl};
 pub struct Client {
     inner: tokio_postgres::Client,
     task: JoinHandle<()>,
-    end: Arc<OnceLock<ServerError>>,
+    end: watch::Receiver<Option<End>>,
 }
 
+/// How a connection ended: with a last word of the server, or without.
+type End = Option<ServerError>;
+
 impl Client {
-    /// The server's last word, once the connection has ended with one, for example 57P01 (it shuts down).
-    /// Statements that run at that moment get it as their error as well.
-    pub fn server_end(&self) -> Option<&ServerError> {
-        self.end.get()
+    /// Waits for the connection's end, and says why; cancel-safe. A server that shuts down says 57P01
+    /// ([`crate::wal::sqlstate::sqlstate_of`]), here or, if a statement runs at that moment, there.
+    pub async fn ended(&self) -> Error {
+        let mut end = self.end.clone();
+        // An error is the end of the task, and so of the connection, as well.
+        let last_word = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone().flatten());
+        match last_word {
+            Some(answer) => answer.into_error(),
+            None => Error::transient("the connection to the server is closed"),
+        }
     }
 }
 
@@ -112,8 +121,12 @@ async fn attempt(url: &ConnectUrl, application_name: &str, encryption: Encryptio
         config.ssl_mode(PgSslMode::Disable);
     }
     let (inner, connection) = config.connect_raw(transport, Negotiated).await.map_err(refused)?;
-    let end = Arc::new(OnceLock::new());
-    let task = tokio::spawn(drive(connection, Arc::clone(&end)));
+    let (ending, end) = watch::channel(None);
+    let task = tokio::spawn(async move {
+        let last_word = drive(connection).await;
+        // Nobody waits any more when the client is gone.
+        let _ = ending.send(Some(last_word));
+    });
     Ok(Client { inner, task, end })
 }
 
@@ -130,23 +143,18 @@ fn refused(error: tokio_postgres::Error) -> Error {
     }
 }
 
-/// Runs the connection until it ends, keeping the server's last word.
-async fn drive(mut connection: Connection<Transport, Transport>, end: Arc<OnceLock<ServerError>>) {
+/// Runs the connection until it ends; the server's last word, if it had one.
+async fn drive(mut connection: Connection<Transport, Transport>) -> End {
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
             Ok(AsyncMessage::Notice(notice)) => {
                 tracing::debug!(code = notice.code().code(), "notice of the server: {}", notice.message());
             }
             Ok(_) => {}
-            Err(error) => {
-                if let Some(answer) = error.as_db_error() {
-                    // Set once: this task is the only writer.
-                    let _ = end.set(ServerError::from(answer));
-                }
-                return;
-            }
+            Err(error) => return error.as_db_error().map(ServerError::from),
         }
     }
+    None
 }
 
 /// The "TLS connector" for a transport that already is in TLS.

@@ -15,16 +15,14 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::deliveries::Deliveries;
 use super::session::{Session, connect};
-use super::{classify, producer_config};
+use super::{classify, producer_config, too_large};
 use crate::config::KafkaHub;
 use crate::error::{Error, Result};
 use crate::route::batch::{Batch, Event, Label, Labels, Moved, Progress};
 use crate::sink::checkpoint::{Checkpoint, TableState};
 use crate::sink::hub::HubTopics;
-use crate::sink::{Durable, Sink, label};
+use crate::sink::{Durable, Sink, SinkLimits, Stop, label};
 
-/// Bytes handed to librdkafka and not acknowledged; one larger message may pass alone.
-const IN_FLIGHT_BYTES_MAX: usize = 12 << 20;
 /// Events between two looks at what was acknowledged.
 const EVENTS_A_POLL: usize = 1000;
 /// Between two checkpoints under load.
@@ -38,13 +36,21 @@ pub struct Producing {
     topics: Arc<HubTopics>,
     labels: Arc<Labels>,
     known: Vec<Arc<Label>>,
-    /// How many of `known` have a topic that certainly exists.
-    ensured: usize,
+    /// Which of `known` have a topic that certainly exists.
+    ensured: Vec<bool>,
+    limits: SinkLimits,
+    pub(super) stop: Stop,
 }
 
 impl Producing {
-    pub(super) fn new(topics: Arc<HubTopics>, labels: Arc<Labels>) -> Self {
-        Producing { topics, labels, known: Vec::new(), ensured: 0 }
+    /// Within `limits`, until told to stop.
+    pub fn new(topics: Arc<HubTopics>, labels: Arc<Labels>, limits: SinkLimits, stop: Stop) -> Self {
+        Producing { topics, labels, known: Vec::new(), ensured: Vec::new(), limits, stop }
+    }
+
+    /// Looks into an error of messages that were produced: see [`too_large`].
+    pub(super) fn judge(&self, error: Error) -> Error {
+        too_large::judge(&self.topics, error)
     }
 
     /// Hands all events of `batch` to librdkafka, in order.
@@ -52,18 +58,36 @@ impl Producing {
         let sequence = usize::try_from(batch.sequence).expect("a sequence number fits");
         producer.context().begin(sequence, batch.events.len());
         for (nth, event) in batch.events.iter().enumerate() {
-            let label = label(&mut self.known, &self.labels, event.label.index());
-            if event.label.index() >= self.ensured {
-                self.topics.ensure(&[label.topic.clone()])?;
+            let index = event.label.index();
+            let label = label(&mut self.known, &self.labels, index);
+            if !self.ensured.get(index).copied().unwrap_or(false) {
+                self.topics.ensure(std::slice::from_ref(&label.topic))?;
+                self.ensured.resize(self.ensured.len().max(index + 1), false);
+                self.ensured[index] = true;
             }
             send(producer, batch, event, label, sequence)?;
-            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1
-                || producer.context().in_flight_bytes() > IN_FLIGHT_BYTES_MAX
-            {
-                make_room(producer)?;
+            let is_full = producer.context().in_flight_bytes() > self.limits.in_flight_bytes_max;
+            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1 || is_full {
+                self.make_room(producer, is_full)?;
             }
         }
         Ok(())
+    }
+
+    /// Serves acknowledgements. Once too much is on its way, waits until a quarter of it is not: a
+    /// look after every message would cost more than the message.
+    fn make_room(&self, producer: &BaseProducer<Deliveries>, is_full: bool) -> Result<()> {
+        let low = self.limits.in_flight_bytes_max / 4 * 3;
+        loop {
+            producer.poll(if is_full { Duration::from_millis(1) } else { Duration::ZERO });
+            if let Some(failure) = producer.context().take_failure() {
+                return Err(failure);
+            }
+            if !is_full || producer.context().in_flight_bytes() <= low {
+                return Ok(());
+            }
+            self.stop.check()?;
+        }
     }
 }
 
@@ -83,7 +107,11 @@ fn send(
         record = record.partition(partition);
     }
     producer.send(record).map_err(|(error, _)| {
-        classify(&format!("topic {}, a message of {} bytes", label.topic, key.len() + value.len()), error)
+        // A producer that takes nothing any more has a failed message to tell of.
+        producer.poll(Duration::ZERO);
+        producer.context().take_failure().unwrap_or_else(|| {
+            classify(&format!("topic {}, a message of {} bytes", label.topic, key.len() + value.len()), error)
+        })
     })?;
     producer.context().sent(key.len() + value.len());
     Ok(())
@@ -106,20 +134,6 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
         headers = headers.insert(header("traceparent", batch.part(range)));
     }
     headers
-}
-
-/// Serves acknowledgements; waits while too much is on its way.
-fn make_room(producer: &BaseProducer<Deliveries>) -> Result<()> {
-    producer.poll(Duration::ZERO);
-    loop {
-        if let Some(failure) = producer.context().take_failure() {
-            return Err(failure);
-        }
-        if producer.context().in_flight_bytes() <= IN_FLIGHT_BYTES_MAX {
-            return Ok(());
-        }
-        producer.poll(Duration::from_millis(1));
-    }
 }
 
 /// See the module.
@@ -152,12 +166,12 @@ impl AtLeastOnce {
         hub: &KafkaHub,
         session: Session,
         checkpoint: Checkpoint,
-        topics: Arc<HubTopics>,
-        labels: Arc<Labels>,
+        producing: Producing,
     ) -> Result<Self> {
         Ok(AtLeastOnce {
-            producer: connect(&producer_config(hub))?,
-            producing: Producing::new(topics, labels),
+            // A message that fails fails all behind it: else later events of its aggregate would overtake it.
+            producer: connect(producer_config(hub).set("enable.gapless.guarantee", "true"))?,
+            producing,
             checkpointer: Checkpointer::start(session, checkpoint)?,
             waiting: VecDeque::new(),
             acknowledged: 0,
@@ -203,11 +217,11 @@ impl Sink for AtLeastOnce {
             progress: batch.progress,
             tables: batch.tables.clone(),
         });
-        self.producing.produce(&self.producer, batch)
+        self.producing.produce(&self.producer, batch).map_err(|error| self.producing.judge(error))
     }
 
     fn settle(&mut self, _idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
-        self.count_acknowledged()?;
+        self.count_acknowledged().map_err(|error| self.producing.judge(error))?;
         if self.being_stored.is_some() && self.checkpointer.is_done()? {
             receipts.extend(self.being_stored.take().into_iter().flatten());
         }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -11,15 +12,18 @@ use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use super::classify;
+use super::too_large::TooLarge;
 use crate::error::Error;
 
 /// The producer's context: librdkafka calls it from within `poll`, on the sink's own thread.
 #[derive(Debug, Default)]
-pub struct Deliveries(Mutex<State>);
+pub struct Deliveries {
+    in_flight_bytes: AtomicUsize,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    in_flight_bytes: usize,
     /// Batches in the order of delivery: sequence, messages without acknowledgement.
     batches: VecDeque<(usize, usize)>,
     failure: Option<Failure>,
@@ -40,12 +44,12 @@ impl Deliveries {
 
     /// A message of that many bytes was handed to librdkafka.
     pub fn sent(&self, bytes: usize) {
-        self.lock().in_flight_bytes += bytes;
+        self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes handed to librdkafka and not acknowledged.
     pub fn in_flight_bytes(&self) -> usize {
-        self.lock().in_flight_bytes
+        self.in_flight_bytes.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest batch out if every one of its messages is acknowledged.
@@ -60,17 +64,20 @@ impl Deliveries {
         self.lock().batches.clear();
     }
 
-    /// The first failure, with topic and size.
+    /// The first failure, with topic and size. What only followed from another one waits for that one, as long as
+    /// anything is on its way.
     pub fn take_failure(&self) -> Option<Error> {
-        let failure = self.lock().failure.take()?;
-        Some(classify(
-            &format!("topic {}, a message of {} bytes", failure.topic, failure.bytes),
-            failure.error,
-        ))
+        let is_moving = self.in_flight_bytes() > 0;
+        let failure = self.lock().failure.take_if(|known| !(is_moving && is_consequence(&known.error)))?;
+        let Failure { topic, bytes, error } = failure;
+        if is_too_large(&error) {
+            return Some(TooLarge { topic, bytes, error }.into_error());
+        }
+        Some(classify(&format!("topic {topic}, a message of {bytes} bytes"), error))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().expect("no holder panics")
+        self.state.lock().expect("no holder panics")
     }
 }
 
@@ -88,12 +95,12 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
-        let mut state = self.lock();
         let message = match result {
             Ok(message) | Err((_, message)) => message,
         };
         let bytes = message.payload_len() + message.key_len();
-        state.in_flight_bytes = state.in_flight_bytes.saturating_sub(bytes);
+        self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let mut state = self.lock();
         match result {
             Ok(_) => {
                 let first = state.batches.front().map_or(sequence, |batch| batch.0);
@@ -102,16 +109,11 @@ impl ProducerContext for Deliveries {
                 }
             }
             Err((error, _)) => {
-                // Messages that are purged because an earlier one failed do not tell the reason.
-                let is_consequence = matches!(
-                    error.rdkafka_error_code(),
-                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
-                );
                 let knows_better = state.failure.as_ref().is_none_or(|known| {
-                    matches!(
-                        known.error.rdkafka_error_code(),
-                        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
-                    ) && !is_consequence
+                    let explains = is_consequence(&known.error) && !is_consequence(error);
+                    // Of a refused batch all messages fail: the largest is to blame.
+                    let is_larger = is_too_large(&known.error) && is_too_large(error) && bytes > known.bytes;
+                    explains || is_larger
                 });
                 if knows_better {
                     state.failure =
@@ -120,6 +122,17 @@ impl ProducerContext for Deliveries {
             }
         }
     }
+}
+
+/// Whether a message failed only because an earlier one did: that does not tell the reason.
+fn is_consequence(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{Fatal, GaplessGuarantee, PurgeInflight, PurgeQueue};
+    matches!(error.rdkafka_error_code(), Some(PurgeQueue | PurgeInflight | Fatal | GaplessGuarantee))
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageSizeTooLarge};
+    matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | InvalidMessageSize))
 }
 
 /// librdkafka's log lines, at the level they deserve here.

@@ -9,16 +9,22 @@
 mod at_least_once;
 mod deliveries;
 mod exactly_once;
+mod preflight;
+mod reader;
 mod session;
 mod topics;
+mod too_large;
 
-pub use at_least_once::AtLeastOnce;
+pub use at_least_once::{AtLeastOnce, Producing};
 pub use exactly_once::ExactlyOnce;
-pub use session::{Session, forget, peek};
+pub use preflight::Preflight;
+pub use reader::{Reader, Start};
+pub use session::{Session, checkpoint_topic, forget, peek};
 pub use topics::Topics;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaConfRes;
 
 use crate::config::KafkaHub;
 use crate::error::Error;
@@ -65,11 +71,15 @@ fn reader_config(hub: &KafkaHub) -> ClientConfig {
 fn producer_config(hub: &KafkaHub) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
-        .set("linger.ms", "1")
+        .set("linger.ms", "2")
         .set("message.max.bytes", MESSAGE_BYTES_MAX)
         // Bounded by the sink's own count of bytes in flight, which lets one huge message through.
         .set("queue.buffering.max.kbytes", "2000000")
         .set("queue.buffering.max.messages", "0");
+    // The broker's limit is for whole record batches, which librdkafka fills without regard to it.
+    if let Some(limit) = hub.topic_config.get("max.message.bytes").and_then(|text| text.parse::<u64>().ok()) {
+        config.set("batch.size", limit.min(1_000_000).to_string());
+    }
     let mut defaults =
         config.config_map().iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
     defaults.retain(|(key, _)| !hub.properties.contains_key(key));
@@ -78,13 +88,21 @@ fn producer_config(hub: &KafkaHub) -> ClientConfig {
         config.set(key, value);
     }
     config.set("enable.idempotence", "true").set("partitioner", "murmur2_random");
+    if let Some(bytes) = too_large::batch_bytes_max() {
+        let asked = config.get("batch.size").and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+        config.set("batch.size", asked.min(bytes).to_string());
+    }
     config
 }
 
 /// An error with its class: does it pass by itself?
 fn classify(doing: &str, error: KafkaError) -> Error {
     use RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
+    // The crate gives no code for errors of the admin client.
+    let code = match &error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
     let hint = match code {
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
             return Error::fenced(format!("{doing}: another process has taken over")).with_source(error);
@@ -120,7 +138,16 @@ fn classify(doing: &str, error: KafkaError) -> Error {
             "use Kafka 2.5 or later, or delivery = \"at-least-once\""
         }
         _ => match &error {
-            KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => "correct [hub.properties]",
+            // librdkafka's own words quote the value, which may be a password.
+            KafkaError::ClientConfig(result, _, key, _) => {
+                let what = match result {
+                    RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => "there is no property",
+                    _ => "librdkafka does not take the value of the property",
+                };
+                return Error::definite(format!("{doing}: {what} {key}"))
+                    .with_hint(format!("correct {key} in [hub.properties]"));
+            }
+            KafkaError::ClientCreation(_) => "correct [hub.properties]",
             _ => return Error::transient(doing.to_owned()).with_source(error),
         },
     };

@@ -85,18 +85,7 @@ impl Topics {
             ("min.cleanable.dirty.ratio", "0.1"),
         ];
         self.ensure_with(&[topic.to_owned()], 1, &settings, true)?;
-        let specifier = [ResourceSpecifier::Topic(topic)];
-        let doing = format!("reading the settings of topic {topic}");
-        let described = self
-            .runtime
-            .block_on(self.admin.describe_configs(&specifier, &options()))
-            .map_err(|error| classify(&doing, error))?;
-        let resource = described
-            .into_iter()
-            .next()
-            .ok_or_else(|| Error::transient(format!("{doing}: no answer")))?
-            .map_err(|code| classify(&doing, KafkaError::AdminOp(code)))?;
-        let policy = resource.get("cleanup.policy").and_then(|entry| entry.value.clone()).unwrap_or_default();
+        let policy = self.setting(topic, "cleanup.policy")?.unwrap_or_default();
         if policy != "compact" {
             return Err(Error::definite(format!("topic {topic} has cleanup.policy = {policy}: an idle checkpoint would be deleted"))
                 .with_hint(format!("kafka-configs --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")));
@@ -109,14 +98,35 @@ impl Topics {
         Ok(())
     }
 
+    /// What the topic takes at once, in bytes.
+    ///
+    /// # Errors
+    /// Transient when the brokers cannot be reached.
+    pub fn message_bytes_max(&self, topic: &str) -> Result<Option<u64>> {
+        Ok(self.setting(topic, "max.message.bytes")?.and_then(|text| text.parse().ok()))
+    }
+
+    fn setting(&self, topic: &str, name: &str) -> Result<Option<String>> {
+        let specifier = [ResourceSpecifier::Topic(topic)];
+        let doing = format!("reading the settings of topic {topic}");
+        let described = self
+            .runtime
+            .block_on(self.admin.describe_configs(&specifier, &options()))
+            .map_err(|error| classify(&doing, error))?;
+        let resource = described
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::transient(format!("{doing}: no answer")))?
+            .map_err(|code| classify(&doing, KafkaError::AdminOp(code)))?;
+        Ok(resource.get(name).and_then(|entry| entry.value.clone()))
+    }
+
     /// The partitions of a topic that exists.
     ///
     /// # Errors
     /// Transient when the brokers cannot be reached; definite when there is no such topic.
     pub fn partitions(&self, topic: &str) -> Result<i32> {
-        if let Some(&count) = self.lock().get(topic) {
-            return Ok(count);
-        }
+        // Asked anew every time: partitions can be added.
         let count = self.existing()?.get(topic).copied().filter(|&count| count > 0);
         let count = count.ok_or_else(|| {
             classify(
@@ -124,7 +134,6 @@ impl Topics {
                 KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition),
             )
         })?;
-        self.lock().insert(topic.to_owned(), count);
         Ok(count)
     }
 
@@ -151,7 +160,8 @@ impl Topics {
         Ok(found)
     }
 
-    /// Removes a topic, if it is there.
+    /// Removes a topic, if it is there, and waits until the cluster speaks of it no more: who makes
+    /// it again at once would else be told that it exists.
     ///
     /// # Errors
     /// When the cluster does not let it.
@@ -167,6 +177,14 @@ impl Topics {
                 | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
                 Err((_, code)) => return Err(classify(&doing, KafkaError::AdminOp(code))),
             }
+        }
+        self.lock().remove(topic);
+        let deadline = Instant::now() + LEADER_TIME_MAX;
+        while self.existing()?.contains_key(topic) {
+            if Instant::now() > deadline {
+                return Err(Error::transient(format!("{doing}: the cluster still lists it")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }

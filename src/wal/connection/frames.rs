@@ -225,7 +225,7 @@ mod tests {
         for len in [3, 0, -1, i32::MIN, i32::MAX] {
             let mut buffer = FrameBuffer::new();
             assert_eq!(feed(&mut buffer, &message(b'k', b"xy"), 100).len(), 1);
-            let bad = [&[b'd'], &len.to_be_bytes()[..]].concat();
+            let bad = [b"d", &len.to_be_bytes()[..]].concat();
             buffer.space()[..5].copy_from_slice(&bad);
             buffer.advance(5);
             let error = buffer.next().expect_err("an impossible length").to_string();

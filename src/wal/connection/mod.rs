@@ -2,8 +2,8 @@
 //!
 //! Comes in: a [`ConnectUrl`]. Goes out: answers to simple queries, and the [`ReplicationStream`] of a
 //! slot. It always holds that a session whose command was abandoned half-way is not used again. One file
-//! per exchange: [`transport`] (sockets, TLS), [`startup`], [`auth`], [`frames`] and [`link`] (messages),
-//! [`stream`]. Manual: "Streaming Replication Protocol", "Message Flow".
+//! per exchange: `transport` (sockets, TLS), `startup`, `auth`, `frames` and `link` (messages),
+//! `stream`. Manual: "Streaming Replication Protocol", "Message Flow".
 
 pub(crate) mod transport;
 pub mod startup;
@@ -201,5 +201,18 @@ mod tests {
             ),
             "START_REPLICATION SLOT \"a\"\"b\" LOGICAL 1/FF (\"proto_version\" '1', \"publication_names\" '\"it''s\"')"
         );
+    }
+
+    #[test]
+    fn every_wait_may_move_between_threads() {
+        fn sendable<T: Send>(_: T) {}
+        let url = ConnectUrl::parse("postgres://", |_| None).expect("a URL");
+        sendable(ReplicationConnection::connect(&url, ""));
+        sendable(crate::wal::client::connect(&url, ""));
+        let _ = |session: ReplicationConnection, mut stream: ReplicationStream| {
+            sendable(session.start_replication("s", Lsn::ZERO, &[]));
+            sendable(stream.send_copy_data(b""));
+            sendable(stream.close());
+        };
     }
 }

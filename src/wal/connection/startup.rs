@@ -1,6 +1,6 @@
 //! The first exchange: who connects, to what, with which settings, until the server is ready.
 //!
-//! Comes in: a fresh [`Link`] and the URL. Goes out: the same link, authenticated and idle. It always
+//! Comes in: a fresh link and the URL. Goes out: the same link, authenticated and idle. It always
 //! holds that every session, replicating or not, has [`SESSION_SETTINGS`], whatever its role, database or
 //! URL say: the text of every value depends on them. Manual: "Start-up" in "Message Flow".
 

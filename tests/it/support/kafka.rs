@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -73,6 +73,16 @@ pub fn create_topic(brokers: &str, name: &str, partitions: i32, config: &[(&str,
         blocking(admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(PATIENCE))));
     for result in made.expect("the broker answers") {
         result.unwrap_or_else(|(name, error)| panic!("creating topic {name}: {error}"));
+    }
+}
+
+/// Changes one setting of a topic.
+#[track_caller]
+pub fn set_topic_config(brokers: &str, topic: &str, key: &str, value: &str) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+    let changed = blocking(admin(brokers).alter_configs([&change], &AdminOptions::new()));
+    for result in changed.expect("the broker answers") {
+        result.unwrap_or_else(|(_, error)| panic!("setting {key} of {topic}: {error}"));
     }
 }
 

@@ -17,13 +17,17 @@ pub mod fold;
 pub mod rows;
 pub mod http;
 pub mod pick;
+pub mod workload;
+pub mod broker;
 
+pub use broker::Broker;
 pub use cluster::{Cluster, Shutdown};
 pub use event::Event;
 pub use fold::Fold;
 pub use hub::Hub;
 pub use source::{Session, Source};
 pub use walgate::Walgate;
+pub use workload::{Workload, without_repetitions};
 
 use std::time::{Duration, Instant};
 

@@ -22,6 +22,7 @@ pub struct Walgate {
     admin: String,
     rest: String,
     environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 /// A process that was started; killed on drop.
@@ -52,6 +53,7 @@ impl Walgate {
             admin: "listen = \"127.0.0.1:0\"\n".to_owned(),
             rest: String::new(),
             environment: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 
@@ -76,6 +78,12 @@ impl Walgate {
     /// Adds an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs it through this command, which gets the binary and its arguments as its own.
+    pub fn through(mut self, command: &[&str]) -> Self {
+        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -135,7 +143,10 @@ impl Walgate {
     }
 
     fn prepare(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+        let words = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_walgate")]);
+        let words: Vec<&str> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.arg("--config").arg(self.write_config()).args(arguments).current_dir(self.folder.path());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -144,7 +155,11 @@ impl Walgate {
 
     fn write_config(&self) -> PathBuf {
         let path = self.folder.path().join("replication.toml");
-        std::fs::write(&path, self.toml()).expect("a test's folder can be written");
+        let text = self.toml();
+        // A process that was just started may be reading it: what is right is left alone.
+        if std::fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            std::fs::write(&path, text).expect("a test's folder can be written");
+        }
         path
     }
 }
