@@ -116,7 +116,6 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let mut taken = tables::taken(pipeline, &client).await?;
     let missing = tables::missing(pipeline, &client, &taken).await?;
     let by_leaf = tables::published_by_leaf(pipeline, &client, &taken).await?;
-    refuse(by_leaf)?;
     taken.retain(|matched| pipeline.publications.is_managed() || matched.published.is_some());
     if let Some(unseen) = tables::unseen_partitions(&client, &taken).await?.into_iter().next() {
         return Err(unseen.into());
@@ -141,7 +140,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     for gone in gone {
         tracing::warn!(table = gone.table, "{}", gone.message);
     }
-    refuse(missing)?;
+    refuse(missing.into_iter().chain(by_leaf).collect())?;
     let stored_options = match &decision {
         Start::Resume(checkpoint) => checkpoint.identity.options.clone(),
         Start::Fresh | Start::Again => identity.options.clone(),
