@@ -4,6 +4,9 @@
 //! Machine output goes to stdout, with `--json`; logs to stderr.
 
 pub mod log;
+pub mod status;
+pub mod tail;
+pub mod drop;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,6 +41,12 @@ pub enum Command {
         #[arg(long)]
         until_caught_up: bool,
     },
+    /// Show how each pipeline is: state, slot, retained WAL, lag, copy, last error
+    Status(status::Arguments),
+    /// Print events from the hub, one JSON value a line
+    Tail(tail::Arguments),
+    /// Remove slots, publications, checkpoints and Walgate's own objects; events and tables stay
+    Drop(drop::Arguments),
 }
 
 /// Why a command did not succeed.
@@ -80,6 +89,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let config = load(&cli.config)?;
             Ok(crate::engine::run(Arc::new(config), until_caught_up).await?)
         }
+        Command::Status(arguments) => status::run(load(&cli.config)?, &arguments).await,
+        Command::Tail(arguments) => tail::run(load(&cli.config)?, arguments).await,
+        Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
     }
 }
 

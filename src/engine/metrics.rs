@@ -1,10 +1,11 @@
 //! The metrics, by name (DESIGN section 7). Labels: `pipeline`, `sink`, `relation`.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use metrics::{counter, gauge};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-use crate::pipeline::status::{PipelineStatus, State};
+use crate::pipeline::status::PipelineStatus;
+use crate::route::batch::{Label, LabelId, Labels};
 
 /// Events that are durable at the hub.
 pub const EVENTS_TOTAL: &str = "walgate_events_total";
@@ -31,39 +32,68 @@ pub const RESTARTS_TOTAL: &str = "walgate_restarts_total";
 /// 1 while the pipeline delivers.
 pub const UP: &str = "walgate_up";
 
-/// Enters every metric of a pipeline at zero, so that it is there before it first changes.
-pub fn register(pipeline: &str, sink: &'static str) {
-    let labels = [("pipeline", pipeline.to_owned()), ("sink", sink.to_owned())];
-    for name in [BYTES_READ_TOTAL, SNAPSHOT_ROWS_TOTAL, DEAD_LETTERS_TOTAL, RESTARTS_TOTAL] {
-        counter!(name, &labels[..1]).absolute(0);
-    }
-    for name in [
-        LAG_BYTES,
+/// Says what each metric means, in the text that a scrape shows. Once, after the recorder is there.
+pub fn describe() {
+    describe_counter!(EVENTS_TOTAL, "Events that are durable at the hub, since the process began");
+    describe_counter!(BYTES_READ_TOTAL, "Bytes received from the replication stream");
+    describe_counter!(SNAPSHOT_ROWS_TOTAL, "Rows of copies that are durable at the hub");
+    describe_counter!(DEAD_LETTERS_TOTAL, "Messages that became dead letters");
+    describe_counter!(RESTARTS_TOTAL, "Restarts after transient errors");
+    describe_gauge!(LAG_BYTES, "WAL between what is confirmed and the source's end, in bytes");
+    describe_gauge!(
         LAG_SECONDS,
-        RETAINED_WAL_BYTES,
-        CONFIRMED_LSN,
-        IN_FLIGHT_BYTES,
-        OLDEST_UNCONFIRMED_SECONDS,
-        UP,
-    ] {
-        gauge!(name, &labels[..1]).set(0.0);
+        "Age of the oldest change that was received and is not durable; in back-off, time since nothing has become durable"
+    );
+    describe_gauge!(RETAINED_WAL_BYTES, "WAL that the source keeps because of the slot, in bytes");
+    describe_gauge!(CONFIRMED_LSN, "What is confirmed to the source, as a number of bytes");
+    describe_gauge!(IN_FLIGHT_BYTES, "Bytes handed to the sink and not durable");
+    describe_gauge!(OLDEST_UNCONFIRMED_SECONDS, "Age of the oldest delivery that is not durable");
+    describe_gauge!(UP, "1 while the pipeline copies or streams, else 0");
+}
+
+/// Enters every metric of a pipeline at zero, so that it is there before it first changes.
+pub fn register(pipeline: &str) {
+    let label = [("pipeline", pipeline.to_owned())];
+    for name in [BYTES_READ_TOTAL, SNAPSHOT_ROWS_TOTAL, DEAD_LETTERS_TOTAL, RESTARTS_TOTAL] {
+        counter!(name, &label).absolute(0);
     }
 }
 
-/// Figures that a running pipeline knows.
-pub fn publish(status: &PipelineStatus, oldest_unconfirmed: Duration) {
+/// Sets every gauge of a pipeline.
+pub fn publish(status: &PipelineStatus) {
     let pipeline = [("pipeline", status.pipeline.clone())];
     gauge!(LAG_BYTES, &pipeline).set(approximate(status.lag_bytes()));
     gauge!(LAG_SECONDS, &pipeline).set(status.lag_seconds);
+    gauge!(RETAINED_WAL_BYTES, &pipeline).set(approximate(status.retained_wal_bytes));
     gauge!(CONFIRMED_LSN, &pipeline).set(approximate(status.confirmed_lsn.0));
-    gauge!(IN_FLIGHT_BYTES, &pipeline).set(approximate(status.in_flight_bytes));
-    gauge!(OLDEST_UNCONFIRMED_SECONDS, &pipeline).set(oldest_unconfirmed.as_secs_f64());
-    up(&status.pipeline, matches!(status.state, State::Streaming | State::Snapshot));
+    gauge!(IN_FLIGHT_BYTES, "pipeline" => status.pipeline.clone(), "sink" => status.sink.to_string())
+        .set(approximate(status.in_flight_bytes));
+    gauge!(OLDEST_UNCONFIRMED_SECONDS, "pipeline" => status.pipeline.clone(), "sink" => status.sink.to_string())
+        .set(status.oldest_unconfirmed_seconds);
+    gauge!(UP, &pipeline).set(f64::from(u8::from(status.state.is_delivering())));
 }
 
-/// Whether a pipeline delivers.
-pub fn up(pipeline: &str, is_up: bool) {
-    gauge!(UP, "pipeline" => pipeline.to_owned()).set(f64::from(u8::from(is_up)));
+/// What was counted of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// All its events.
+    pub events: u64,
+    /// Of those, rows of a copy.
+    pub rows_read: u64,
+}
+
+/// Counts the events of a batch that is durable.
+pub fn published(pipeline: &str, labels: &Labels, counts: &[(LabelId, u64)]) -> Published {
+    let mut known: Vec<Arc<Label>> = Vec::new();
+    labels.refresh(&mut known);
+    let mut published = Published::default();
+    for (label, count) in counts {
+        let label = known.get(label.index()).expect("a label is interned before it is used");
+        events(pipeline, &label.relation, *count);
+        published.events += count;
+        published.rows_read += if label.op == "read" { *count } else { 0 };
+    }
+    published
 }
 
 /// Events of one relation that are durable.
@@ -90,12 +120,6 @@ pub fn dead_letters(pipeline: &str, count: u64) {
 /// A restart after a transient error.
 pub fn restart(pipeline: &str) {
     counter!(RESTARTS_TOTAL, "pipeline" => pipeline.to_owned()).increment(1);
-}
-
-/// WAL that the slot retains.
-pub fn retained_wal(pipeline: &str, bytes: i64) {
-    gauge!(RETAINED_WAL_BYTES, "pipeline" => pipeline.to_owned())
-        .set(approximate(u64::try_from(bytes).unwrap_or(0)));
 }
 
 /// A gauge is a float: exact up to 2^53.

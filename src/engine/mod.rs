@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod metrics;
+pub mod monitor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use backoff::Backoff;
 /// An attempt that lasted so long was a good one: the next error starts with the shortest pause.
 const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 
+/// Between an orderly end because of new tables and the next start.
+const TABLES_PAUSE: Duration = Duration::from_millis(200);
+
 /// Runs everything that `config` asks for, until asked to end, caught up, or stopped by a definite
 /// error.
 ///
@@ -25,8 +29,8 @@ const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 /// Definite, the first that stopped a pipeline; the others were drained.
 pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
     let pipeline = Pipeline::of_hub(config.clone(), until_caught_up)?;
-    metrics::register(&pipeline.slot, pipeline.status.read().sink);
     let admin = admin::start(config.admin.listen, vec![pipeline.status.clone()]);
+    let monitor = tokio::spawn(monitor::run(pipeline.clone()));
     let (wish, mut wishes) = watch::channel(Wish::Run);
     tokio::spawn(async move {
         wait_for_signal().await;
@@ -61,8 +65,8 @@ pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
         .map_err(|error| Error::transient("the pipeline's thread cannot be started").with_source(error))?;
     let ended =
         ended.await.unwrap_or_else(|_| Err(Error::definite("the pipeline's thread ended without a word")));
-    metrics::up(&pipeline.slot, false);
     pipeline.status.enter(State::Stopped);
+    monitor.abort();
     admin.abort();
     ended
 }
@@ -73,7 +77,11 @@ async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Res
     loop {
         let began = tokio::time::Instant::now();
         let error = match pipeline.run(wish).await {
-            Ok(Ended::TablesChanged) => continue,
+            Ok(Ended::TablesChanged) => {
+                // Usually once; should a source change without end, it is not for us to spin.
+                tokio::time::sleep(TABLES_PAUSE).await;
+                continue;
+            }
             Ok(Ended::Drained | Ended::CaughtUp) => return Ok(()),
             Err(error) => error,
         };
@@ -88,7 +96,6 @@ async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Res
         pipeline.status.enter(if error.class() == Class::Fenced { State::Standby } else { State::Backoff });
         pipeline.status.update(|status| status.restarts += 1);
         metrics::restart(&pipeline.slot);
-        metrics::up(&pipeline.slot, false);
         let mut drain = wish.clone();
         tokio::select! {
             () = crate::pipeline::drain_wished(&mut drain) => return Ok(()),
@@ -111,7 +118,7 @@ fn note(pipeline: &Pipeline, error: &Error) {
 }
 
 /// SIGTERM or Ctrl-C.
-async fn wait_for_signal() {
+pub(crate) async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be waited for");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be waited for");

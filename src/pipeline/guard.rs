@@ -132,7 +132,8 @@ pub fn timeline_switch(checkpoint: &Checkpoint, now: u32, history: &str) -> Resu
         let timeline: u32 = fields.next()?.parse().ok()?;
         (timeline == was).then(|| fields.next()?.parse::<Lsn>().ok()).flatten()
     });
-    let reached = checkpoint.safe_lsn.max(checkpoint.commit_lsn);
+    // Of a transaction that is only begun here, the commit record itself must be behind the branch.
+    let reached = checkpoint.safe_lsn.max(Lsn(checkpoint.commit_lsn.0.saturating_add(1)));
     match switched_at {
         Some(at) if at >= reached => Ok(()),
         Some(at) => Err(Error::definite(format!(
@@ -153,12 +154,10 @@ pub struct FirstTransaction {
 
 impl FirstTransaction {
     /// For a stream that starts at what the slot has confirmed.
-    pub fn expected(checkpoint: &Checkpoint, confirmed: Lsn, options: &str) -> Self {
+    pub fn expected(checkpoint: &Checkpoint, confirmed: Lsn, same_options: bool) -> Self {
         let is_of_transaction = checkpoint.ordinal > 0;
         FirstTransaction {
-            must_be_sent_again: is_of_transaction
-                && confirmed <= checkpoint.commit_lsn
-                && checkpoint.identity.options == options,
+            must_be_sent_again: is_of_transaction && confirmed <= checkpoint.commit_lsn && same_options,
             checkpoint: checkpoint.clone(),
         }
     }
@@ -327,14 +326,14 @@ mod tests {
     fn notices_another_history() {
         let begin =
             |lsn, xid, time| Message::Begin { final_lsn: Lsn(lsn), commit_time: Timestamp(time), xid };
-        let first = FirstTransaction::expected(&checkpoint(), Lsn(90), "a");
+        let first = FirstTransaction::expected(&checkpoint(), Lsn(90), true);
         assert!(!first.look_at(&begin(95, 6, 60)).expect("an earlier one"));
         assert!(first.look_at(&begin(100, 7, 70)).expect("the same one"));
         first.look_at(&begin(100, 8, 70)).expect_err("another transaction at the same LSN");
         first.look_at(&begin(105, 8, 80)).expect_err("it was not sent again");
         first.look_at_end(Lsn(100)).expect("it is still to come");
         first.look_at_end(Lsn(101)).expect_err("everything up to here was sent, and it was not there");
-        let confirmed = FirstTransaction::expected(&checkpoint(), Lsn(110), "a");
+        let confirmed = FirstTransaction::expected(&checkpoint(), Lsn(110), true);
         confirmed.look_at_end(Lsn(130)).expect("what is confirmed is not sent again");
         assert!(confirmed.look_at(&begin(120, 9, 90)).expect("the next one"));
     }

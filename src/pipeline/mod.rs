@@ -4,11 +4,14 @@
 //! by itself and keeps no state between attempts: whatever went wrong, the next attempt starts from
 //! what the destination has stored, which is what a crash would do (EXACTLY_ONCE.md).
 
+pub mod cadence;
 pub mod guard;
 pub mod pump;
 pub mod start;
 pub mod status;
 pub mod stream;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 
@@ -18,7 +21,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::wal::publication::Publications;
 use crate::wal::url::ConnectUrl;
-use status::{SharedStatus, State};
+use status::{PipelineStatus, SharedStatus, State};
 
 /// What the engine wants of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Pipeline {
     pub until_caught_up: bool,
     /// Shared with whoever asks.
     pub status: SharedStatus,
+    /// Held by the sink's thread: one at a time.
+    pub sink_gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Pipeline {
@@ -72,10 +77,19 @@ impl Pipeline {
             crate::config::HubKind::Kafka(_) => "kafka",
             crate::config::HubKind::File(_) => "file",
         };
+        let source_name = config.source.name.clone().unwrap_or_else(|| url.database.clone());
+        let status = PipelineStatus {
+            pipeline: slot.clone(),
+            source: source_name.clone(),
+            source_address: format!("{}/{}", url.address(), url.database),
+            sink: sink.into(),
+            ..PipelineStatus::default()
+        };
         Ok(Pipeline {
-            source_name: config.source.name.clone().unwrap_or_else(|| url.database.clone()),
+            source_name,
             publications: Publications::new(&config.source.publication, &slot),
-            status: SharedStatus::new(&slot, sink),
+            status: SharedStatus::new(status),
+            sink_gate: Arc::default(),
             slot,
             url,
             config,

@@ -16,7 +16,7 @@ use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
-use crate::route::batch::{Batch, Label, LabelId, Labels, Progress};
+use crate::route::batch::{Batch, LabelId, Labels, Progress};
 use crate::route::event::{EventWriter, Stamp};
 use crate::route::message::{
     CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, TRACEPARENT_PREFIX,
@@ -97,8 +97,9 @@ pub struct Pump {
     resume: Position,
     progress: Progress,
     batch: Batch,
+    batch_events_max: usize,
     /// Of the batches in flight, oldest first: events by label, commit time of the oldest change.
-    delivered: VecDeque<(Vec<(LabelId, u64)>, Timestamp)>,
+    delivered: VecDeque<(Vec<(LabelId, u64)>, Option<Timestamp>)>,
     first: Option<FirstTransaction>,
     source_name: String,
     pipeline: String,
@@ -144,6 +145,7 @@ impl Pump {
             resume: checkpoint.position(),
             progress: Progress { phase: Phase::Streaming, ..checkpoint.progress() },
             batch: Batch::default(),
+            batch_events_max: BATCH_EVENTS_MAX,
             delivered: VecDeque::new(),
             first: Some(first),
             source_name: settings.source_name.clone(),
@@ -157,13 +159,19 @@ impl Pump {
         })
     }
 
+    /// Makes batches full early: thousands of events each would leave a simulation few steps.
+    #[cfg(test)]
+    pub(super) fn limit_events(&mut self, batch_events_max: usize) {
+        self.batch_events_max = batch_events_max;
+    }
+
     /// Takes whole frames until there is none, the batch is full, or the caller is needed.
     ///
     /// # Errors
     /// Definite: a malformed frame, a broken order, a value that its type cannot have.
     pub fn pump(&mut self, source: &mut impl WalSource) -> Result<Pumped> {
         loop {
-            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() >= BATCH_EVENTS_MAX {
+            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() >= self.batch_events_max {
                 return Ok(Pumped::Full);
             }
             let Some(bytes) = source.next_frame()? else { return Ok(Pumped::Dry) };
@@ -236,8 +244,11 @@ impl Pump {
         if position <= self.resume {
             return Ok(());
         }
-        self.oldest_change.get_or_insert(transaction.commit_time);
+        let (commit_time, known) = (transaction.commit_time, self.batch.events.len());
         self.router.row(&mut self.batch, relation, position, lsn, row)?;
+        if self.batch.events.len() > known {
+            self.oldest_change.get_or_insert(commit_time);
+        }
         failpoint::hit("stream.in-transaction");
         Ok(())
     }
@@ -354,15 +365,7 @@ impl Pump {
         let mut batch = std::mem::replace(&mut self.batch, empty);
         batch.progress = self.progress;
         batch.more_is_coming = more_is_coming;
-        let mut counts: Vec<(LabelId, u64)> = Vec::new();
-        for event in &batch.events {
-            match counts.iter_mut().rev().find(|(label, _)| *label == event.label) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((event.label, 1)),
-            }
-        }
-        let oldest = self.oldest_change.take().unwrap_or(self.progress.commit_time);
-        self.delivered.push_back((counts, oldest));
+        self.delivered.push_back((batch.counts(), self.oldest_change.take()));
         metrics::dead_letters(&self.pipeline, std::mem::take(&mut self.dead_letters));
         batch
     }
@@ -370,26 +373,16 @@ impl Pump {
     /// The oldest batch in flight is durable: counts its events.
     pub fn count_published(&mut self, labels: &Labels, status: &SharedStatus) {
         let Some((counts, _)) = self.delivered.pop_front() else { return };
-        let mut known: Vec<Arc<Label>> = Vec::new();
-        labels.refresh(&mut known);
-        let total: u64 = counts.iter().map(|(_, count)| count).sum();
-        for (label, count) in counts {
-            if let Some(label) = known.get(label.index()) {
-                metrics::events(&self.pipeline, &label.relation, count);
-            }
-        }
-        status.update(|status| status.events += total);
+        let published = metrics::published(&self.pipeline, labels, &counts);
+        status.update(|status| status.events += published.events);
     }
 
-    /// Age of the oldest change that was received and is not durable.
-    pub fn lag(&self, nothing_in_flight: bool) -> Duration {
-        let oldest = match self.delivered.front() {
-            Some((_, oldest)) if !nothing_in_flight => Some(*oldest),
-            _ => self.oldest_change,
-        };
-        let Some(oldest) = oldest else { return Duration::ZERO };
-        let at = u64::try_from(oldest.unix_micros()).map(Duration::from_micros).unwrap_or_default();
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + at).unwrap_or_default()
+    /// When the oldest change committed that makes events, was received and is not durable.
+    pub fn oldest_change_at(&self) -> Option<SystemTime> {
+        let in_flight = self.delivered.iter().find_map(|(_, oldest)| *oldest);
+        let oldest = in_flight.or(self.oldest_change)?;
+        let since_1970 = u64::try_from(oldest.unix_micros()).map(Duration::from_micros).unwrap_or_default();
+        Some(SystemTime::UNIX_EPOCH + since_1970)
     }
 
     /// Whether the batch has something to deliver.

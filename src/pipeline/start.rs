@@ -22,14 +22,14 @@ use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
 use crate::route::plan::{PlanContext, TablePlan};
 use crate::route::value::TypeCatalog;
-use crate::sink::Worker;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
 use crate::sink::hub::{HubTopics, OpenHub};
+use crate::sink::{SinkLimits, Worker};
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::lock::Lock;
-use crate::wal::publication::PublishedTable;
+use crate::wal::publication::{Membership, PublishedTable};
 use crate::wal::slot;
 
 /// Between two attempts of a standby to take the lock.
@@ -61,6 +61,8 @@ pub struct Started {
     pub labels: Arc<Labels>,
     /// Where the destination stands.
     pub checkpoint: Checkpoint,
+    /// The fingerprint of options under which the checkpoint was stored.
+    pub stored_options: String,
     /// What was handed to the sink and is not durable.
     pub ledger: Ledger,
     /// The source's types.
@@ -115,6 +117,8 @@ pub async fn take_lock(pipeline: &Pipeline, wish: &watch::Receiver<Wish>) -> Res
 /// # Errors
 /// Definite with a remedy whenever source and destination do not belong together.
 pub async fn start(pipeline: &Pipeline) -> Result<Started> {
+    // The sink of the last attempt may still be busy with a broker that does not answer.
+    let gate = pipeline.sink_gate.clone().lock_owned().await;
     let mut client = connect(&pipeline.url, &pipeline.application_name()).await?;
     let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
     let (mut hub, stored) = blocking(move || OpenHub::open(&hub, &name)).await?;
@@ -128,6 +132,10 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
 
     let types = catalog::types(&client).await?;
     let mut states = stored.tables;
+    let stored_options = match &decision {
+        Start::Resume(checkpoint) => checkpoint.identity.options.clone(),
+        Start::Fresh | Start::Again => identity.options.clone(),
+    };
     let checkpoint = match decision {
         Start::Resume(checkpoint) => {
             publications_exist(pipeline, &client).await?;
@@ -145,6 +153,8 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             failpoint::hit("start.after-pending");
             slot::remove(&client, &pipeline.slot).await?;
             synchronize(pipeline, &mut client).await?;
+            // A rule that is refused must not leave a slot behind, which would retain WAL.
+            topics_of(pipeline, &types, &Labels::default(), &matched_tables(pipeline, &client).await?)?;
             let consistent_point = create_slot(pipeline, &client).await?;
             failpoint::hit("start.after-slot");
             let made = Checkpoint { phase: Phase::Snapshot, safe_lsn: consistent_point, ..pending };
@@ -153,26 +163,29 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         }
     };
     let tables = matched_tables(pipeline, &client).await?;
+    for matched in &tables {
+        crate::engine::metrics::events(&pipeline.slot, &matched.table.display_name(), 0);
+    }
     let labels = Arc::new(Labels::default());
     let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
-    // Nothing is stored of these tables' copies, and yet their topics may hold rows: of a pipeline that was
-    // dropped, or, at least once, of a copy that ended before its first checkpoint.
-    let unknown: Vec<&(u32, String)> =
-        topics_of.iter().filter(|(oid, _)| !states.contains_key(oid)).collect();
-    let names: Vec<String> =
-        unknown.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
 
     let mut copied_before: BTreeSet<u32> =
         states.values().filter(|state| !state.done).map(|state| state.oid).collect();
     if pipeline.config.source.snapshot == SnapshotMode::Never {
         let new: Vec<TableState> = tables
             .iter()
-            .filter(|matched| !states.contains_key(&matched.table.oid))
+            .filter(|matched| !states.get(&matched.table.oid).is_some_and(|state| state.done))
             .map(|matched| state_of(&matched.table, Lsn::ZERO, true, 0))
             .collect();
         hub = store(hub, checkpoint.clone(), new.clone()).await?;
         states.extend(new.into_iter().map(|state| (state.oid, state)));
-    } else if !unknown.is_empty() {
+    } else {
+        // Rows of an earlier pipeline, of an earlier table of that name, or of a copy whose "begun" was
+        // not stored yet: they end before the new generation begins.
+        let unknown: Vec<&(u32, String)> =
+            topics_of.iter().filter(|(oid, _)| !states.contains_key(oid)).collect();
+        let names: Vec<String> =
+            unknown.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         let (opened, found) = blocking(move || hub.has_events(&names).map(|found| (hub, found))).await?;
         hub = opened;
         copied_before.extend(unknown.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
@@ -181,15 +194,28 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
     let labels_of_sink = labels.clone();
     let topic_names: Vec<String> = topics_of.into_iter().map(|(_, topic)| topic).collect();
+    let limits = SinkLimits::of(pipeline.config.limits.memory_bytes_max);
     let (worker, topics) = blocking(move || {
-        let (worker, topics) = hub.start(&sink_name, started_from, &labels_of_sink)?;
+        let (worker, topics) = hub.start(&sink_name, started_from, &labels_of_sink, limits, gate)?;
         topics.ensure(&topic_names)?;
         Ok((worker, topics))
     })
     .await?;
     let ledger = Ledger::new(checkpoint.safe_lsn);
     pipeline.status.update(|status| status.confirmed_lsn = checkpoint.safe_lsn);
-    Ok(Started { client, worker, topics, labels, checkpoint, ledger, types, tables, states, copied_before })
+    Ok(Started {
+        client,
+        worker,
+        topics,
+        labels,
+        checkpoint,
+        stored_options,
+        ledger,
+        types,
+        tables,
+        states,
+        copied_before,
+    })
 }
 
 /// The state of a table's copy.
@@ -198,6 +224,7 @@ pub fn state_of(table: &SourceTable, copied_at: Lsn, done: bool, rows: u64) -> T
         oid: table.oid,
         schema: table.schema.clone(),
         table: table.name.clone(),
+        key: table.primary_key.clone(),
         copied_at,
         done,
         rows,
@@ -287,9 +314,16 @@ async fn lost_tables(
     let tables = catalog::tables(client, None).await?;
     let is_taken =
         |oid: u32| tables.iter().any(|table| table.oid == oid && rule_of(pipeline, table).is_some());
+    // Its updates were not sent while it had no usable identity; now that it has one, they are missing.
+    let is_followed = |oid: u32| {
+        let table = tables.iter().find(|table| table.oid == oid);
+        let is_whole_now = table.is_some_and(|table| Membership::of(table) == Membership::Whole);
+        let was_inserts_only = members.get(&oid) == Some(&Membership::InsertsOnly);
+        members.contains_key(&oid) && is_taken(oid) && !(is_whole_now && was_inserts_only)
+    };
     let lost: Vec<TableState> = states
         .values()
-        .filter(|state| state.done && !(members.contains(&state.oid) && is_taken(state.oid)))
+        .filter(|state| state.done && !is_followed(state.oid))
         .map(|state| TableState { done: false, ..state.clone() })
         .collect();
     for state in &lost {
@@ -336,25 +370,28 @@ pub async fn matched_tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<
     let mut matched = Vec::new();
     for table in tables {
         let Some(rule) = rule_of(pipeline, &table) else { continue };
-        if !members.contains(&table.oid) {
+        if !members.contains_key(&table.oid) {
             continue;
         }
         let published =
             published.as_ref().and_then(|tables| tables.iter().find(|one| one.oid == table.oid)).cloned();
         matched.push(MatchedTable { rule: rule.clone(), table, published });
     }
-    for rule in pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact())
-    {
-        if !matched.iter().any(|matched| matched.rule.name == rule.name) {
-            return Err(Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
-                "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
-            ));
-        }
+    let exact = pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact());
+    let faults: Vec<Error> = exact
+        .filter(|rule| !matched.iter().any(|matched| matched.rule.name == rule.name))
+        .map(|rule| Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
+            "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
+        ))
+        .collect();
+    if !faults.is_empty() {
+        return Err(all_of(faults));
     }
     Ok(matched)
 }
 
-/// Each table's topic; refuses two names that Kafka would take for one.
+/// Each table's topic. All faults of all rules at once: a rule that does not fit its table, and two
+/// tables that would share a topic although the template tells them apart.
 fn topics_of(
     pipeline: &Pipeline,
     types: &TypeCatalog,
@@ -362,28 +399,32 @@ fn topics_of(
     tables: &[MatchedTable],
 ) -> Result<Vec<(u32, String)>> {
     use crate::route::template::TopicNames;
-    let context =
-        PlanContext { source_name: &pipeline.source_name, types, labels, topic: &pipeline.config.hub.topic };
-    let mut taken: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let template = &pipeline.config.hub.topic;
+    let context = PlanContext { source_name: &pipeline.source_name, types, labels, topic: template };
+    let mut taken: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
     let mut topics = Vec::new();
+    let mut faults = Vec::new();
     for matched in tables {
         let table = &matched.table;
         // Compiled for its errors: a rule that does not fit its table is found before anything starts.
-        let plan =
-            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO)?;
-        debug_assert_eq!(plan.oid, table.oid);
+        let compiled =
+            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO);
+        if let Err(fault) = compiled {
+            faults.push(fault);
+            continue;
+        }
         let names = TopicNames {
             source: &pipeline.source_name,
             schema: &table.schema,
             table: &table.name,
             aggregate_type: matched.rule.aggregate_type.as_deref().unwrap_or(&table.name),
         };
-        let topic =
-            pipeline.config.hub.topic.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let topic = template.render(&names).map_err(|error| Error::definite(error.to_string()))?;
+        let values = template.values(&names);
         let known =
-            taken.entry(topic.collision_key()).or_insert_with(|| (topic.raw.clone(), table.display_name()));
-        if known.0 != topic.raw {
-            return Err(Error::definite(format!(
+            taken.entry(topic.collision_key()).or_insert_with(|| (values.clone(), table.display_name()));
+        if known.0 != values {
+            faults.push(Error::definite(format!(
                 "tables {} and {} would share the topic {}, which Kafka's naming rules make of both",
                 known.1,
                 table.display_name(),
@@ -393,7 +434,23 @@ fn topics_of(
         }
         topics.push((table.oid, topic.legal));
     }
-    Ok(topics)
+    if faults.is_empty() { Ok(topics) } else { Err(all_of(faults)) }
+}
+
+/// One error of several, each with its remedy.
+fn all_of(mut faults: Vec<Error>) -> Error {
+    if faults.len() == 1 {
+        return faults.pop().expect("there is one");
+    }
+    let texts: Vec<String> = faults
+        .iter()
+        .map(|fault| match fault.hint() {
+            Some(hint) => format!("{} ({hint})", fault.chain()),
+            None => fault.chain(),
+        })
+        .collect();
+    Error::definite(format!("{} faults: {}", texts.len(), texts.join("; ")))
+        .with_hint("mend each of them as it says in brackets")
 }
 
 /// Makes the slot; says for whom it waits.

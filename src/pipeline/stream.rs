@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::cadence::{self, Cadence, Moment};
 use super::guard::{self, FirstTransaction};
 use super::pump::{Pump, PumpSettings, Pumped};
 use super::start::{STREAM_OPTIONS, Started, blocking, rule_of};
@@ -26,14 +27,15 @@ use crate::route::batch::Batch;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::route::plan::{Op, TablePlan};
 use crate::sink::Outcome;
-use crate::wal::catalog;
+use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
 use crate::wal::frame::StandbyStatus;
 use crate::wal::lock::Lock;
 use crate::wal::pgoutput::Relation;
+use crate::wal::publication::{Membership, Publications};
 use crate::wal::slot;
-use crate::wal::timestamp::Timestamp;
+use crate::wal::timestamp::now;
 
 /// A status goes out at least this often, or three times in the source's `wal_sender_timeout`, which is 60 s by
 /// default: while the sink is blocked nothing is read, so no request for a status is seen either.
@@ -44,8 +46,6 @@ const WAL_SENDER_TIMEOUT: &str =
 /// A status that confirms more goes out at most this often under load: each one makes the server
 /// write its slot to disk.
 const STATUS_TIME_MIN: Duration = Duration::from_secs(1);
-/// An idle slot is moved at most this often, unless the server asks.
-const IDLE_CHECKPOINT_TIME: Duration = Duration::from_secs(10);
 /// Without a byte from the server for so long, it is asked for one ...
 const SILENCE_TIME_MAX: Duration = Duration::from_secs(20);
 /// ... and after so long the connection is given up.
@@ -55,8 +55,6 @@ const TICK: Duration = Duration::from_millis(200);
 const TABLES_TIME: Duration = Duration::from_secs(10);
 /// A read of at least this much means that more is waiting, in bytes.
 const BACKLOG_BYTES: usize = 32 << 10;
-/// While more is waiting a batch is cut from this size on, in bytes.
-const BACKLOG_BATCH_BYTES: usize = 256 << 10;
 /// The pause between two reads of a backlog: a reader that drains the socket at every wake-up makes
 /// the walsender send row by row (DESIGN section 8, point 2).
 const PACE: Duration = Duration::from_micros(500);
@@ -101,8 +99,7 @@ struct Stream<'p> {
     received_at: Instant,
     asked_at: Option<Instant>,
     checkpoint_at: Instant,
-    /// The server waits for what is in flight: confirm without delay.
-    is_server_waiting: bool,
+    cadence: Cadence,
     tables_at: Instant,
 }
 
@@ -130,8 +127,11 @@ impl<'p> Stream<'p> {
             false => None,
         };
         failpoint::hit("stream.after-start");
-        let first =
-            FirstTransaction::expected(&started.checkpoint, confirmed, &started.checkpoint.identity.options);
+        let first = FirstTransaction::expected(
+            &started.checkpoint,
+            confirmed,
+            started.stored_options == started.checkpoint.identity.options,
+        );
         let settings = PumpSettings {
             source_name: pipeline.source_name.clone(),
             slot: slot_name.clone(),
@@ -152,7 +152,7 @@ impl<'p> Stream<'p> {
             received_at: now,
             asked_at: None,
             checkpoint_at: now,
-            is_server_waiting: false,
+            cadence: Cadence::default(),
             tables_at: now,
         })
     }
@@ -178,14 +178,22 @@ impl<'p> Stream<'p> {
                     continue;
                 }
             };
+            self.heed_notices()?;
             if self.pump.take_reply_request() {
-                self.is_server_waiting = true;
+                self.cadence.asked();
                 self.send_status(false).await?;
             }
             if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) {
                 return Ok(Ended::CaughtUp);
             }
-            let cut = self.is_cut_due(is_full, has_backlog);
+            if is_full {
+                // Not read, so not silent: it is the sink that keeps us.
+                self.received_at = Instant::now();
+                self.asked_at = None;
+            }
+            let since_checkpoint = self.checkpoint_at.elapsed();
+            let moment = Moment { is_full, has_backlog, since_checkpoint };
+            let cut = self.cadence.is_cut_due(&self.pump, &self.started.ledger, moment);
             tokio::select! {
                 biased;
                 () = drain_wished(wish) => return Ok(Ended::Drained),
@@ -200,10 +208,7 @@ impl<'p> Stream<'p> {
                     match permit {
                         Ok(permit) => {
                             let empty = self.free.pop().unwrap_or_default();
-                            let mut batch = self.pump.cut(empty, is_full || has_backlog);
-                            let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
-                            batch.sequence =
-                                self.started.ledger.deliver(batch.progress.safe_lsn, bytes, self.clock.elapsed());
+                            let batch = self.hand_over(empty, is_full || has_backlog);
                             self.checkpoint_at = Instant::now();
                             permit.send(batch);
                         }
@@ -228,31 +233,18 @@ impl<'p> Stream<'p> {
         }
     }
 
-    /// Whether the batch should go to the sink as soon as it can take it.
-    fn is_cut_due(&self, is_full: bool, has_backlog: bool) -> bool {
-        if self.pump.has_events() {
-            return is_full || !has_backlog || self.pump.batch_bytes() >= BACKLOG_BATCH_BYTES;
-        }
-        let moves = self.pump.safe_lsn() > self.started.ledger.handed_lsn();
-        let is_asked = self.is_server_waiting && self.started.ledger.is_empty();
-        moves
-            && (is_asked
-                || self.pump.is_target_reached()
-                || self.checkpoint_at.elapsed() >= IDLE_CHECKPOINT_TIME)
+    fn hand_over(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
+        let now = self.clock.elapsed();
+        cadence::hand_over(&mut self.pump, &mut self.started.ledger, empty, more_is_coming, now)
     }
 
     async fn take(&mut self, outcome: Option<Outcome>) -> Result<()> {
         match outcome {
             Some(Outcome::Durable(receipt)) => {
                 let confirmed = self.started.ledger.settle(receipt.sequence(), receipt.safe_lsn());
-                let ledger = &self.started.ledger;
-                self.pipeline.status.update(|status| {
-                    status.confirmed_lsn = confirmed;
-                    status.in_flight_bytes = ledger.in_flight_bytes();
-                });
+                self.pipeline.status.update(|status| status.confirmed_lsn = confirmed);
                 self.pump.count_published(&self.started.labels, &self.pipeline.status);
-                if self.is_server_waiting && ledger.is_empty() {
-                    self.is_server_waiting = self.pump.safe_lsn() > confirmed;
+                if self.cadence.settled(&self.pump, &self.started.ledger) {
                     self.send_status(false).await?;
                 }
                 Ok(())
@@ -294,7 +286,6 @@ impl<'p> Stream<'p> {
             self.asked_at = Some(Instant::now());
             self.send_status(true).await?;
         }
-        self.heed_notices()?;
         self.publish_figures();
         if self.tables_at.elapsed() >= TABLES_TIME {
             self.tables_at = Instant::now();
@@ -323,17 +314,17 @@ impl<'p> Stream<'p> {
     }
 
     fn publish_figures(&self) {
-        let now = self.clock.elapsed();
         let ledger = &self.started.ledger;
         let (received_lsn, source_lsn) = (self.pump.received_lsn(), self.pump.source_lsn());
-        let lag = self.pump.lag(ledger.is_empty());
+        let lag_since = self.pump.oldest_change_at();
+        self.pipeline
+            .status
+            .in_flight(ledger.in_flight_bytes(), ledger.oldest_unconfirmed(self.clock.elapsed()));
         self.pipeline.status.update(|status| {
             status.received_lsn = received_lsn;
-            status.source_lsn = source_lsn;
-            status.in_flight_bytes = ledger.in_flight_bytes();
-            status.lag_seconds = lag.as_secs_f64();
+            status.source_lsn = status.source_lsn.max(source_lsn);
+            status.lag_since = lag_since;
         });
-        metrics::publish(&self.pipeline.status.read(), ledger.oldest_unconfirmed(now));
     }
 
     async fn send_status(&mut self, reply_requested: bool) -> Result<()> {
@@ -365,27 +356,21 @@ impl<'p> Stream<'p> {
             self.pump.install(relation, Some(Route::Off));
             return Ok(true);
         };
-        if known.as_ref().is_some_and(|table| table.is_partition) {
-            // Described because its root is published; its rows come as the root's.
-            self.pump.install(relation, None);
-            return Ok(true);
-        }
-        let copied_at = match self.started.states.get(&oid) {
-            Some(state) => state.copied_at,
-            None if known.is_some() => {
-                tracing::info!(
-                    table = format!("{}.{}", relation.namespace, relation.name),
-                    "new table: it is copied first"
-                );
-                return Ok(false);
-            }
-            // Dropped since: all that ever was of it is in the stream.
-            None => Lsn::ZERO,
+        let state = self.started.states.get(&oid);
+        let copied_at = match (state, &known) {
+            (Some(state), _) => state.copied_at,
+            // A leaf is described because its root is published, and its rows come as the root's; or it
+            // was attached since, and they are its own: all that ever was of them is in the stream.
+            (None, Some(table)) if table.is_partition => Lsn::ZERO,
+            (None, Some(table)) => return self.is_to_be_copied(table).await,
+            // Dropped since: likewise.
+            (None, None) => Lsn::ZERO,
         };
+        let known_key = state.map(|state| state.key.clone()).unwrap_or_default();
         if relation.columns.iter().any(|column| self.started.types.kind(column.type_oid).is_none()) {
             self.started.types = catalog::types(&self.started.client).await?;
         }
-        let primary_key = known.map(|table| table.primary_key).unwrap_or_default();
+        let primary_key = known.map_or(known_key, |table| table.primary_key);
         let plan = TablePlan::compile(
             &self.started.plan_context(self.pipeline),
             &relation,
@@ -395,6 +380,18 @@ impl<'p> Stream<'p> {
         )?;
         self.pump.install(relation, Some(Route::Events(Box::new(plan))));
         Ok(true)
+    }
+
+    /// A table that the rules take and that nobody has copied: always false, or an error when another
+    /// start would find it no better.
+    async fn is_to_be_copied(&self, table: &SourceTable) -> Result<bool> {
+        let publications = &self.pipeline.publications;
+        let is_member = publications.members(&self.started.client).await?.contains_key(&table.oid);
+        if !is_member && !publications.is_managed() {
+            return Err(has_left(table, publications));
+        }
+        tracing::info!(table = table.display_name(), "new table: it is copied first");
+        Ok(false)
     }
 
     /// Partitions of the topic of each of the tables.
@@ -429,14 +426,22 @@ impl<'p> Stream<'p> {
         for table in &tables {
             let is_copied = self.started.states.get(&table.oid).is_some_and(|state| state.done);
             let is_taken = rule_of(pipeline, table).is_some();
-            let is_member = members.contains(&table.oid);
+            let membership = members.get(&table.oid);
+            let is_member = membership.is_some();
             if is_taken && is_copied && !is_member {
-                return Err(Error::definite(format!(
-                    "table {} has left the publication {}: its changes are not sent any more",
-                    table.display_name(),
-                    pipeline.publications.names().join(", ")
-                ))
-                .with_hint("start again to have it published and copied again, or leave it out by a rule with mode = \"off\""));
+                return Err(has_left(table, &pipeline.publications));
+            }
+            let is_managed = pipeline.publications.is_managed();
+            if is_taken
+                && is_managed
+                && membership.is_some_and(|membership| *membership != Membership::of(table))
+            {
+                // In the wrong one its UPDATEs fail on the source, or are not seen.
+                tracing::info!(
+                    table = table.display_name(),
+                    "its replica identity changed: it changes the publication"
+                );
+                return Ok(true);
             }
             let is_new = is_taken
                 && !is_copied
@@ -473,7 +478,7 @@ impl<'p> Stream<'p> {
         let batches = self.started.worker.batches.clone();
         let mut is_cut = false;
         while !(is_cut && self.started.ledger.is_empty()) {
-            is_cut |= !self.pump.has_events() && self.pump.safe_lsn() <= self.started.ledger.handed_lsn();
+            is_cut |= cadence::is_all_handed(&self.pump, &self.started.ledger);
             if is_cut && self.started.ledger.is_empty() {
                 break;
             }
@@ -483,10 +488,7 @@ impl<'p> Stream<'p> {
                 outcome = self.started.worker.outcomes.recv() => self.take(outcome).await?,
                 permit = batches.reserve(), if !is_cut => {
                     let Ok(permit) = permit else { return Err(Error::transient("the sink has ended")) };
-                    let mut batch = self.pump.cut(Batch::default(), false);
-                    let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
-                    batch.sequence = self.started.ledger.deliver(batch.progress.safe_lsn, bytes, self.clock.elapsed());
-                    permit.send(batch);
+                    permit.send(self.hand_over(Batch::default(), false));
                     is_cut = true;
                 }
             }
@@ -506,6 +508,15 @@ async fn free_slot(client: &Client, slot_name: &str) -> Result<()> {
         tracing::warn!(slot = slot_name, "ended a predecessor's walsender");
     }
     Ok(())
+}
+
+fn has_left(table: &SourceTable, publications: &Publications) -> Error {
+    Error::definite(format!(
+        "table {} has left the publication {}: its changes are not sent any more",
+        table.display_name(),
+        publications.names().join(", ")
+    ))
+    .with_hint("start again to have it published and copied again (an existing publication: add it there first), or leave it out by a rule with mode = \"off\"")
 }
 
 /// How often a status must go out on this connection: the setting may be the role's or the database's own.
@@ -529,10 +540,7 @@ async fn confirmed_lsn(client: &Client, slot_name: &str) -> Result<Lsn> {
 /// A slot that was invalidated under a running walsender is noticed here at the latest.
 async fn slot_is_kept(client: &Client, slot_name: &str) -> Result<()> {
     match slot::state(client, slot_name).await? {
-        Some(state) if !state.is_lost() => {
-            metrics::retained_wal(slot_name, state.retained_wal_bytes.unwrap_or(0));
-            Ok(())
-        }
+        Some(state) if !state.is_lost() => Ok(()),
         _ => Err(Error::transient(format!("slot {slot_name} is gone or lost"))),
     }
 }
@@ -550,9 +558,4 @@ async fn emit_target(pipeline: &Pipeline) -> Result<String> {
         .await
         .map_err(|error| classify(error).context("the message that marks the end cannot be written"))?;
     Ok(nonce)
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

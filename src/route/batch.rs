@@ -137,6 +137,18 @@ impl Batch {
         self.sequence = 0;
     }
 
+    /// Its events by label.
+    pub fn counts(&self) -> Vec<(LabelId, u64)> {
+        let mut counts: Vec<(LabelId, u64)> = Vec::new();
+        for event in &self.events {
+            match counts.iter_mut().rev().find(|(label, _)| *label == event.label) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((event.label, 1)),
+            }
+        }
+        counts
+    }
+
     /// Whether there is nothing in it to publish or to store about tables.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.tables.is_empty()

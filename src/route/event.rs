@@ -53,7 +53,8 @@ impl Stamp {
         self.traceparent = transaction.traceparent.clone().map(String::into_bytes);
     }
 
-    /// The stamp of a non-transactional message, which has no commit time: the epoch stands for it.
+    /// The stamp of a non-transactional message. The WAL holds no time for it: it is the time of this
+    /// sending, and so the one field that differs when it is sent again.
     pub fn of_message(source_name: &str, lsn: Lsn, sent_at: Timestamp) -> Self {
         let mut stamp = Stamp::at(source_name, lsn, sent_at, None);
         stamp.origin_json.extend_from_slice(br#","origin":null,"snapshot":false"#);

@@ -91,7 +91,13 @@ impl MessageWriter {
                 return Ok(true);
             }
         };
-        let label = self.label(labels, &parsed)?;
+        let label = match self.label(labels, &parsed) {
+            Ok(label) => label,
+            Err(reason) => {
+                self.write_dead_letter(batch, labels, stamp, place, content, &reason)?;
+                return Ok(true);
+            }
+        };
         let aggregate_id = match &parsed.aggregate_id {
             AggregateId::Text(text) => text.clone(),
             AggregateId::Number(number) => number.to_string(),
@@ -133,7 +139,8 @@ impl MessageWriter {
         Ok(())
     }
 
-    fn label(&mut self, labels: &Labels, content: &Content<'_>) -> Result<LabelId> {
+    /// The label of the message's kind, or why no topic can have it.
+    fn label(&mut self, labels: &Labels, content: &Content<'_>) -> Result<LabelId, String> {
         let known = (content.r#type.clone(), content.aggregate_type.clone(), content.topic.clone());
         if let Some(&label) = self.labels.get(&known) {
             return Ok(label);
@@ -148,7 +155,11 @@ impl MessageWriter {
             Some(topic) => Topic::legal(topic.clone()),
             None => self.topic.render(&names),
         };
-        let topic = topic.map_err(|error| Error::definite(error.to_string()))?;
+        let topic = topic.map_err(|error| error.to_string())?;
+        if topic.legal.ends_with(".checkpoint") {
+            // Who may emit messages may not write what a pipeline stores.
+            return Err(format!("the topic {} is a pipeline's own", topic.legal));
+        }
         let label = labels.intern(Label {
             topic: topic.legal,
             relation: OUTBOX_PREFIX.to_owned(),

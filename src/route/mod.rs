@@ -12,6 +12,8 @@ pub mod name;
 pub mod plan;
 pub mod template;
 pub mod value;
+#[cfg(test)]
+mod properties;
 
 use std::collections::HashMap;
 

@@ -188,7 +188,7 @@ impl Part {
 
 /// The first piece opens the name, the last one ends it, and the others are found between them, each as far
 /// left as it goes: no other choice leaves more room to those that follow.
-fn pieces_match(pieces: &[String], name: &str) -> bool {
+pub(super) fn pieces_match(pieces: &[String], name: &str) -> bool {
     let [first, between @ .., last] = pieces else { return false };
     let Some(mut rest) = name.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str()))
     else {

@@ -116,6 +116,47 @@ impl TopicTemplate {
         });
         Topic::legal(raw)
     }
+
+    /// Whether `topic`, as Kafka has it, can be a topic of this template and this source, whatever the
+    /// table.
+    pub fn can_be(&self, source: &str, topic: &str) -> bool {
+        let legal = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+        // What stands before, between and after the fields that depend on the table.
+        let mut pieces = vec![String::new()];
+        for piece in &self.0 {
+            let text = match piece {
+                Piece::Text(text) => text.as_str(),
+                Piece::Field(TopicField::Source) => source,
+                Piece::Field(_) => {
+                    pieces.push(String::new());
+                    continue;
+                }
+            };
+            pieces.last_mut().expect("there is one from the start").extend(text.chars().map(legal));
+        }
+        match pieces.as_slice() {
+            [whole] => whole == topic,
+            _ => super::name::pieces_match(&pieces, topic),
+        }
+    }
+
+    /// Whether topics of another source have other names.
+    pub fn names_source(&self) -> bool {
+        self.0.iter().any(|piece| matches!(piece, Piece::Field(TopicField::Source)))
+    }
+
+    /// What stands for the template's placeholders, in their order. Two tables share a topic on purpose when
+    /// these are equal; equal names alone can be an accident (`a.b` + `c`, `a` + `b.c`).
+    pub fn values(&self, names: &TopicNames<'_>) -> Vec<String> {
+        let value = |piece: &Piece<TopicField>| match piece {
+            Piece::Text(_) => None,
+            Piece::Field(TopicField::Source) => Some(names.source.to_owned()),
+            Piece::Field(TopicField::Schema) => Some(names.schema.to_owned()),
+            Piece::Field(TopicField::Table) => Some(names.table.to_owned()),
+            Piece::Field(TopicField::AggregateType) => Some(names.aggregate_type.to_owned()),
+        };
+        self.0.iter().filter_map(value).collect()
+    }
 }
 
 impl Default for TopicTemplate {
@@ -342,6 +383,20 @@ mod tests {
         assert_eq!(topic("all", "public", "orders").unwrap().legal, "all");
         assert_eq!(topic("{{{table}}}", "public", "orders").unwrap().raw, "{orders}");
         assert_eq!(TopicTemplate::default(), TopicTemplate::parse(TopicTemplate::DEFAULT).unwrap());
+    }
+
+    #[test]
+    fn knows_its_own_topics() {
+        let can_be = |template: &str, source: &str, topic: &str| {
+            TopicTemplate::parse(template).expect(template).can_be(source, topic)
+        };
+        assert!(can_be(TopicTemplate::DEFAULT, "shop", "shop.public.orders"));
+        assert!(can_be(TopicTemplate::DEFAULT, "my shop", "my_shop.public.orders"));
+        assert!(!can_be(TopicTemplate::DEFAULT, "shop", "shop2.public.orders"));
+        assert!(!can_be(TopicTemplate::DEFAULT, "shop", "shop.orders"));
+        assert!(can_be("events-{table}", "shop", "events-orders"));
+        assert!(can_be("all", "shop", "all"));
+        assert!(!can_be("all", "shop", "all2"));
     }
 
     #[test]

@@ -124,6 +124,10 @@ pub struct TableState {
     pub schema: String,
     /// Its name, when this was written.
     pub table: String,
+    /// Columns of its primary key, when this was written: under REPLICA IDENTITY FULL the stream does
+    /// not tell, and a table that was dropped since is in no catalog.
+    #[serde(default)]
+    pub key: Vec<String>,
     /// The consistent point of the snapshot that it was copied from: changes of transactions with a
     /// commit LSN below it are in the copy.
     pub copied_at: Lsn,

@@ -35,6 +35,9 @@ const CHECKPOINT: &str = "checkpoint.json";
 /// The contents of `checkpoint.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Contents {
+    /// `<source.name>.<slot name>`: two pipelines never share a directory.
+    #[serde(default)]
+    name: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pipeline: Option<Checkpoint>,
     #[serde(default)]
@@ -59,29 +62,25 @@ impl Directory {
     /// # Errors
     /// Transient while another process holds the lock; definite when the directory cannot be
     /// written or its checkpoint cannot be read.
-    pub fn open(path: &Path) -> Result<Directory> {
+    pub fn open(path: &Path, name: &str) -> Result<Directory> {
         std::fs::create_dir_all(path).map_err(|error| io_error(path, "cannot be created", error))?;
-        let handle = File::open(path).map_err(|error| io_error(path, "cannot be opened", error))?;
-        match handle.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(Error::fenced(format!(
-                    "the hub directory {} is locked by another process",
-                    path.display()
-                ))
-                .with_hint("the other process is running, or frozen; this one waits as its standby"));
-            }
-            Err(std::fs::TryLockError::Error(error)) => {
-                return Err(io_error(path, "cannot be locked", error));
-            }
-        }
+        let handle = lock(path)?;
         let contents = read_contents(path)?;
         let mut directory =
             Directory { path: path.to_owned(), handle, contents: contents.clone().unwrap_or_default() };
         match contents {
+            Some(contents) if contents.name != name && !contents.name.is_empty() => {
+                return Err(Error::definite(format!(
+                    "the hub directory {} belongs to the pipeline {}, this one is {name}",
+                    path.display(),
+                    contents.name
+                ))
+                .with_hint("give each source and slot a hub.path of its own; or, if source.name was changed, set it back"));
+            }
             Some(_) => directory.cut_off()?,
             None => directory.adopt()?,
         }
+        directory.contents.name = name.to_owned();
         // What was read decides what the source is told: make sure that it is on the disk.
         directory.write_contents()?;
         Ok(directory)
@@ -115,6 +114,18 @@ impl Directory {
 
     /// Cuts every topic file to its length in the checkpoint.
     fn cut_off(&mut self) -> Result<()> {
+        let missing = self
+            .contents
+            .lengths
+            .iter()
+            .find(|(topic, whole)| **whole > 0 && !self.topic_path(topic).exists());
+        if let Some((topic, whole)) = missing {
+            return Err(Error::definite(format!(
+                "{} is gone, its checkpoint says {whole} bytes: events were removed",
+                self.topic_path(topic).display()
+            ))
+            .with_hint("restore the file, or begin anew: `walgate drop`, and an empty directory"));
+        }
         for topic in topics(&self.path)? {
             let path = self.topic_path(&topic);
             let whole = self.topic_bytes(&topic);
@@ -168,12 +179,26 @@ impl Directory {
     }
 }
 
-/// Length of each topic file as far as its events are committed: what a reader may read.
+/// Length of each topic file as far as its events are committed: what a reader may read. Without a
+/// checkpoint, which a drop has removed, whole lines are.
 ///
 /// # Errors
 /// When the checkpoint cannot be read.
 pub fn committed_lengths(path: &Path) -> Result<BTreeMap<String, u64>> {
-    Ok(read_contents(path)?.unwrap_or_default().lengths)
+    if let Some(contents) = read_contents(path)? {
+        return Ok(contents.lengths);
+    }
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let length = |topic: String| {
+        let file = path.join(format!("{topic}.jsonl"));
+        match whole_lines_bytes(&file) {
+            Ok(length) => Ok((topic, length)),
+            Err(error) => Err(io_error(&file, "cannot be read", error)),
+        }
+    };
+    topics(path)?.into_iter().map(length).collect()
 }
 
 /// What a directory stores, read without its lock: for `status`.
@@ -185,18 +210,41 @@ pub fn peek(path: &Path) -> Result<Stored> {
     Ok(Stored { checkpoint: contents.pipeline, tables: contents.tables })
 }
 
-/// Removes the checkpoint; the topic files stay.
+/// Removes the checkpoint; the topic files stay, without what a crash left behind it. False: there
+/// was none. A checkpoint that cannot be read, or does not fit its files, is removed as well: this is
+/// the remedy that both name.
 ///
 /// # Errors
 /// When another process holds the directory, or it cannot be written.
-pub fn forget(path: &Path) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let directory = Directory::open(path)?;
+pub fn forget(path: &Path) -> Result<bool> {
     let checkpoint = path.join(CHECKPOINT);
+    if !checkpoint.exists() {
+        return Ok(false);
+    }
+    let mut directory =
+        Directory { path: path.to_owned(), handle: lock(path)?, contents: Contents::default() };
+    if let Ok(Some(contents)) = read_contents(path) {
+        directory.contents = contents;
+        if let Err(error) = directory.cut_off() {
+            tracing::warn!(path = %path.display(), "{}", error.chain());
+        }
+    }
     std::fs::remove_file(&checkpoint).map_err(|error| io_error(&checkpoint, "cannot be removed", error))?;
-    directory.handle.sync_all().map_err(|error| io_error(path, "cannot be flushed", error))
+    directory.handle.sync_all().map_err(|error| io_error(path, "cannot be flushed", error))?;
+    Ok(true)
+}
+
+/// The directory, locked until the handle is dropped.
+fn lock(path: &Path) -> Result<File> {
+    let handle = File::open(path).map_err(|error| io_error(path, "cannot be opened", error))?;
+    match handle.try_lock() {
+        Ok(()) => Ok(handle),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Error::fenced(format!("the hub directory {} is locked by another process", path.display()))
+                .with_hint("the other process is running, or frozen; this one waits as its standby"))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(io_error(path, "cannot be locked", error)),
+    }
 }
 
 fn read_contents(path: &Path) -> Result<Option<Contents>> {

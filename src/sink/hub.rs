@@ -6,12 +6,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpoint, Stored, TableState};
+use tokio::sync::OwnedMutexGuard;
+
+use super::checkpoint::{Checkpoint, Stored, TableState, VERSION};
 use super::file::{Directory, FileSink};
-use super::kafka::{AtLeastOnce, ExactlyOnce, Session, Topics};
-use super::{Worker, file, kafka};
+use super::kafka::{AtLeastOnce, ExactlyOnce, Producing, Session, Topics};
+use super::{SinkLimits, Stop, Worker, file, kafka};
 use crate::config::{Delivery, Hub, HubKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::route::batch::Labels;
 
 /// The hub's topics.
@@ -84,11 +86,13 @@ impl OpenHub {
             HubKind::Kafka(kafka) => {
                 let topics = Arc::new(Topics::new(kafka)?);
                 let (session, stored) = Session::open(kafka, &topics, name)?;
+                known_version(&stored)?;
                 Ok((OpenHub::Kafka { session, hub: hub.clone(), topics }, stored))
             }
             HubKind::File(file) => {
-                let directory = Directory::open(&file.path)?;
+                let directory = Directory::open(&file.path, name)?;
                 let stored = directory.stored();
+                known_version(&stored)?;
                 Ok((OpenHub::File(directory), stored))
             }
         }
@@ -130,31 +134,47 @@ impl OpenHub {
         name: &str,
         checkpoint: Checkpoint,
         labels: &Arc<Labels>,
+        limits: SinkLimits,
+        gate: OwnedMutexGuard<()>,
     ) -> Result<(Worker, Arc<HubTopics>)> {
+        let stop = Stop::default();
         match self {
             OpenHub::File(directory) => {
                 let sink = FileSink::new(directory, checkpoint, labels.clone());
-                Ok((Worker::start(name, sink)?, Arc::new(HubTopics::File)))
+                Ok((Worker::start(name, sink, stop, gate)?, Arc::new(HubTopics::File)))
             }
             OpenHub::Kafka { session, hub, topics } => {
                 let HubKind::Kafka(kafka) = &hub.kind else { unreachable!("a Kafka hub was opened") };
                 let topics = Arc::new(HubTopics::Kafka(
                     Arc::into_inner(topics).expect("only the open hub holds the topics"),
                 ));
+                let producing = Producing::new(topics.clone(), labels.clone(), limits, stop.clone());
                 let worker = match hub.delivery {
-                    Delivery::ExactlyOnce => Worker::start(
-                        name,
-                        ExactlyOnce::new(session, checkpoint, topics.clone(), labels.clone()),
-                    )?,
-                    Delivery::AtLeastOnce => {
-                        let sink =
-                            AtLeastOnce::new(kafka, session, checkpoint, topics.clone(), labels.clone())?;
-                        Worker::start(name, sink)?
+                    Delivery::ExactlyOnce => {
+                        Worker::start(name, ExactlyOnce::new(session, checkpoint, producing), stop, gate)?
                     }
+                    Delivery::AtLeastOnce => Worker::start(
+                        name,
+                        AtLeastOnce::new(kafka, session, checkpoint, producing)?,
+                        stop,
+                        gate,
+                    )?,
                 };
                 Ok((worker, topics))
             }
         }
+    }
+}
+
+/// A checkpoint of a later Walgate is not guessed at.
+fn known_version(stored: &Stored) -> Result<()> {
+    match &stored.checkpoint {
+        Some(checkpoint) if checkpoint.v != VERSION => Err(Error::definite(format!(
+            "the checkpoint has the form {}, this version of walgate knows {VERSION}",
+            checkpoint.v
+        ))
+        .with_hint("run the version of walgate that wrote it, or a later one")),
+        _ => Ok(()),
     }
 }
 
@@ -169,13 +189,13 @@ pub fn peek(hub: &Hub, name: &str) -> Result<Stored> {
     }
 }
 
-/// Removes what is stored about the pipeline `name`; its events stay.
+/// Removes what is stored about the pipeline `name`; its events stay. False: nothing was stored.
 ///
 /// # Errors
 /// When the hub cannot be reached, or a process still runs the pipeline.
-pub fn forget(hub: &Hub, name: &str) -> Result<()> {
+pub fn forget(hub: &Hub, name: &str) -> Result<bool> {
     match &hub.kind {
-        HubKind::Kafka(kafka) => kafka::forget(&Topics::new(kafka)?, name),
+        HubKind::Kafka(kafka) => kafka::forget(kafka, &Topics::new(kafka)?, name),
         HubKind::File(file) => file::forget(&file.path),
     }
 }

@@ -12,6 +12,7 @@ pub mod hub;
 pub mod kafka;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -79,9 +80,44 @@ pub enum Outcome {
     Failed(Error),
 }
 
-/// The pipeline's end of a sink's thread.
+/// How much a sink may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkLimits {
+    /// Bytes of events that are on their way and not acknowledged.
+    pub in_flight_bytes_max: usize,
+}
+
+impl SinkLimits {
+    /// The share of `limits.memory_bytes_max` that a sink may take: the read buffer, three batches
+    /// and what the client library keeps per message need the rest.
+    pub fn of(memory_bytes_max: u64) -> Self {
+        let share = usize::try_from(memory_bytes_max / 16).unwrap_or(usize::MAX);
+        SinkLimits { in_flight_bytes_max: share.clamp(256 << 10, 12 << 20) }
+    }
+}
+
+/// Tells a sink that nobody waits for it any more. A sink that goes on publishing after its pipeline
+/// has given up would put old events behind those of its successor.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asked where a sink waits.
+    ///
+    /// # Errors
+    /// When nobody waits any more.
+    pub fn check(&self) -> Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(Error::transient("the sink was told to stop")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The pipeline's end of a sink's thread. Dropping it stops the thread, wherever it is.
 #[derive(Debug)]
 pub struct Worker {
+    stop: Stop,
     /// Holds one batch: see the module.
     pub batches: mpsc::Sender<Batch>,
     /// Bounded by the number of batches in existence.
@@ -89,12 +125,17 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. It ends when `batches` is dropped and everything has been settled, or at
-    /// the first error; a later batch is then answered by the channel's closing.
+    /// Starts the thread, which holds `gate` as long as it lives. It ends when the worker is dropped, or
+    /// at the first error; a later batch is then answered by the channel's closing.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(name: &str, sink: impl Sink) -> Result<Worker> {
+    pub fn start(
+        name: &str,
+        sink: impl Sink,
+        stop: Stop,
+        gate: tokio::sync::OwnedMutexGuard<()>,
+    ) -> Result<Worker> {
         let (batches, receiver) = mpsc::channel(1);
         let (sender, outcomes) = mpsc::unbounded_channel();
         std::thread::Builder::new()
@@ -104,9 +145,16 @@ impl Worker {
                     // The pipeline may already have gone: then nobody needs to know.
                     let _ = sender.send(Outcome::Failed(error));
                 }
+                drop(gate);
             })
             .map_err(|error| Error::transient("the sink's thread cannot be started").with_source(error))?;
-        Ok(Worker { batches, outcomes })
+        Ok(Worker { stop, batches, outcomes })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -116,13 +164,9 @@ fn serve(
     outcomes: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<()> {
     let mut receipts = Vec::new();
-    let mut is_open = true;
     loop {
-        let received = match (is_open, sink.patience()) {
-            (true, patience) => receive(&mut batches, patience),
-            (false, Some(_)) => Received::Nothing,
-            (false, None) => return Ok(()),
-        };
+        let patience = sink.patience();
+        let received = receive(&mut batches, patience);
         let idle = !matches!(received, Received::Batch(_));
         match received {
             Received::Batch(mut batch) => {
@@ -131,7 +175,8 @@ fn serve(
                 let _ = outcomes.send(Outcome::Returned(batch));
             }
             Received::Nothing => {}
-            Received::Closed => is_open = false,
+            // A pipeline that drains keeps its end open until it has every receipt.
+            Received::Closed => return Ok(()),
         }
         sink.settle(idle, &mut receipts)?;
         for receipt in receipts.drain(..) {

@@ -18,8 +18,9 @@ mod rows;
 mod table;
 mod worker;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -32,18 +33,16 @@ use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::start::{MatchedTable, Started};
 use crate::pipeline::status::{CopyProgress, State};
-use crate::route::batch::Batch;
+use crate::route::batch::{Batch, LabelId};
 use crate::sink::Outcome;
 use crate::wal::catalog;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::slot;
 use crate::wal::sql::{quote_ident, quote_literal};
-use crate::wal::timestamp::Timestamp;
+use crate::wal::timestamp::{Timestamp, now};
 use table::CopyTable;
 use worker::{Chunk, Shared};
-
-static COPIES: AtomicU32 = AtomicU32::new(0);
 
 /// Rounds without progress before giving up: each one means that tables were rewritten under it.
 const ROUNDS_MAX: usize = 5;
@@ -54,6 +53,7 @@ const ROUNDS_MAX: usize = 5;
 /// Any; the next attempt copies what is not done.
 pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
     let mut rounds = 0;
+    let mut pending_before = usize::MAX;
     loop {
         let pending: Vec<MatchedTable> = started
             .tables
@@ -66,7 +66,9 @@ pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
             pipeline.status.update(|status| status.snapshot = None);
             return Ok(started);
         }
-        rounds += 1;
+        // Rounds that finish some table may be as many as there are tables.
+        rounds = if pending.len() < pending_before { 1 } else { rounds + 1 };
+        pending_before = pending.len();
         if rounds > ROUNDS_MAX {
             let names: Vec<String> = pending.iter().map(|matched| matched.table.display_name()).collect();
             return Err(Error::transient(format!(
@@ -87,6 +89,8 @@ struct Round {
     copied_at: Lsn,
     /// Holds the snapshot and the locks.
     keeper: Client,
+    /// Sees what is committed now.
+    ordinary: Client,
     taken_at: Timestamp,
 }
 
@@ -94,9 +98,10 @@ impl Round {
     async fn begin(pipeline: &Pipeline, pending: &[MatchedTable]) -> Result<Round> {
         let application_name = format!("{} copy", pipeline.application_name());
         let mut exporter = ReplicationConnection::connect(&pipeline.url, &application_name).await?;
-        // Unique among those that a server may still be cleaning up, within 63 bytes.
-        let nth = COPIES.fetch_add(1, Ordering::Relaxed) % 16;
-        let slot_name = format!("{}_c{:x}{nth:x}", pipeline.slot, std::process::id());
+        // A server may still be making, or cleaning up, the slot of a predecessor: no name twice, within
+        // 63 bytes. The pid alone would not do: in a container it is always the same.
+        let nonce = now().0.unsigned_abs() / 1000 & 0xFFF_FFFF;
+        let slot_name = format!("{}_c{nonce:07x}", pipeline.slot);
         let command = format!(
             "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
             quote_ident(&slot_name)
@@ -125,25 +130,23 @@ impl Round {
             .map_err(classify)?;
         let taken_at = Timestamp::from_unix_micros(row.get(0));
         tracing::info!(%copied_at, tables = pending.len(), "snapshot taken");
-        Ok(Round { exporter, snapshot_name, copied_at, keeper, taken_at })
+        Ok(Round { exporter, snapshot_name, copied_at, keeper, ordinary, taken_at })
     }
 
     async fn copy(self, pipeline: &Pipeline, started: &mut Started, pending: &[MatchedTable]) -> Result<()> {
         let replaced = guards::replaced(&self.keeper).await?;
+        let oids: Vec<u32> = pending.iter().map(|matched| matched.table.oid).collect();
+        let now = catalog::tables(&self.ordinary, Some(&oids)).await?;
         // A new table may have a new type.
         started.types = catalog::types(&started.client).await?;
         let mut tables = Vec::new();
         for matched in pending {
-            match table::describe(
-                pipeline,
-                started,
-                &self.keeper,
-                matched,
-                (self.copied_at, self.taken_at),
-                &replaced,
-            )
-            .await?
-            {
+            let taken = (self.copied_at, self.taken_at);
+            let described =
+                table::describe(pipeline, started, &self.keeper, matched, taken, &replaced).await?;
+            // Under the lock nothing changes any more; what changed between snapshot and lock would be
+            // read with columns, or under a name, of another time.
+            match described.filter(|table| now.contains(&table.table_in_catalog)) {
                 Some(table) => tables.push(Arc::new(table)),
                 None => tracing::warn!(
                     table = matched.table.display_name(),
@@ -169,7 +172,7 @@ impl Round {
                 .spawn(async move { worker::run(&url, &application_name, &import, &shared, &sender).await });
         }
         drop(sender);
-        deliver(pipeline, started, &shared, batches, &mut workers).await?;
+        deliver(pipeline, started, &self.keeper, &shared, batches, &mut workers).await?;
         for table in &tables {
             started.states.insert(table.plan.oid, table.state(true));
         }
@@ -183,11 +186,13 @@ impl Round {
 async fn deliver(
     pipeline: &Pipeline,
     started: &mut Started,
+    keeper: &Client,
     shared: &Shared,
     mut batches: mpsc::Receiver<Batch>,
     workers: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let clock = tokio::time::Instant::now();
+    let mut delivered: VecDeque<Delivered> = VecDeque::new();
     let mut waiting: Option<Batch> = None;
     let mut has_ended = false;
     while !(has_ended && workers.is_empty() && waiting.is_none() && started.ledger.is_empty()) {
@@ -199,6 +204,9 @@ async fn deliver(
             outcome = started.worker.outcomes.recv() => match outcome {
                 Some(Outcome::Durable(receipt)) => {
                     started.ledger.settle(receipt.sequence(), receipt.safe_lsn());
+                    if let Some(delivered) = delivered.pop_front() {
+                        count(pipeline, started, &delivered);
+                    }
                 }
                 Some(Outcome::Returned(batch)) => shared.give_back(batch),
                 Some(Outcome::Failed(error)) => return Err(error),
@@ -207,28 +215,45 @@ async fn deliver(
             permit = started.worker.batches.reserve(), if waiting.is_some() => {
                 let Ok(permit) = permit else { continue };
                 let mut batch = waiting.take().expect("the branch needs one");
-                let rows = u64::try_from(batch.events.len()).expect("a length fits");
-                let done = batch.tables.iter().filter(|table| table.done).count();
+                let tables_done = batch.tables.iter().filter(|table| table.done).count();
+                if tables_done > 0 {
+                    // Without its locks a table could have been emptied under the copy.
+                    keeper.simple_query("SELECT 1").await.map_err(classify)?;
+                }
+                delivered.push_back(Delivered { events: batch.counts(), tables_done });
                 batch.progress = started.progress();
                 let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
                 batch.sequence = started.ledger.deliver(batch.progress.safe_lsn, bytes, clock.elapsed());
                 permit.send(batch);
-                metrics::snapshot_rows(&pipeline.slot, rows);
-                pipeline.status.update(|status| {
-                    status.events += rows;
-                    if let Some(progress) = &mut status.snapshot {
-                        progress.rows += rows;
-                        progress.tables_done += done;
-                    }
-                });
             }
             batch = batches.recv(), if waiting.is_none() && !has_ended => {
                 has_ended = batch.is_none();
                 waiting = batch;
             }
         }
+        let ledger = &started.ledger;
+        pipeline.status.in_flight(ledger.in_flight_bytes(), ledger.oldest_unconfirmed(clock.elapsed()));
     }
     Ok(())
+}
+
+/// What a batch on its way holds.
+struct Delivered {
+    events: Vec<(LabelId, u64)>,
+    tables_done: usize,
+}
+
+/// A batch is durable: counts what it held.
+fn count(pipeline: &Pipeline, started: &Started, delivered: &Delivered) {
+    let published = metrics::published(&pipeline.slot, &started.labels, &delivered.events);
+    metrics::snapshot_rows(&pipeline.slot, published.rows_read);
+    pipeline.status.update(|status| {
+        status.events += published.events;
+        if let Some(progress) = &mut status.snapshot {
+            progress.rows += published.rows_read;
+            progress.tables_done += delivered.tables_done;
+        }
+    });
 }
 
 /// Tells for whom the creation of a slot waits, for as long as it is polled.

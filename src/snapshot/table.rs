@@ -34,8 +34,10 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 
 /// See the module.
 pub struct CopyTable {
-    /// The table as of the snapshot.
+    /// The table as of the snapshot, as far as it is published.
     pub table: SourceTable,
+    /// The table as of the snapshot.
+    pub table_in_catalog: SourceTable,
     /// Its rule, compiled.
     pub plan: TablePlan,
     /// What its events have in common.
@@ -110,6 +112,7 @@ pub async fn describe(
         .await?
         .pop()
         .ok_or_else(|| Error::transient(format!("table {name} was made after the snapshot, or dropped")))?;
+    let table_in_catalog = table.clone();
     if let Some(columns) = matched.published.as_ref().and_then(|published| published.columns.as_ref()) {
         table.columns.retain(|column| columns.contains(&column.name));
     }
@@ -150,6 +153,7 @@ pub async fn describe(
         columns: columns.join(", "),
         row_filter: matched.published.as_ref().and_then(|published| published.row_filter.clone()),
         table,
+        table_in_catalog,
         plan,
         rows_estimated,
         truncate_partitions,

@@ -27,7 +27,12 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident:
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
        ARRAY(SELECT a.atttypmod FROM pg_catalog.pg_attribute a \
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
-       c.relispartition \
+       c.relispartition, \
+       EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate), \
+       NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) t JOIN pg_catalog.pg_class l ON l.oid = t.relid \
+             WHERE t.isleaf AND l.oid <> c.oid AND l.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i \
+             WHERE i.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate \
+             WHEN 'i' THEN i.indisreplident AND i.indisvalid ELSE false END)) \
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walgate') AND n.nspname !~ '^pg_(toast|temp)' \
@@ -53,6 +58,11 @@ pub struct SourceTable {
     pub is_logged: bool,
     /// Columns of its primary key, in the order of the table's columns.
     pub primary_key: Vec<String>,
+    /// Whether the primary key can be the identity: a DEFERRABLE one cannot.
+    pub is_primary_key_immediate: bool,
+    /// Whether every leaf has a usable identity of its own: it is the leaf's that counts, and FULL is
+    /// not inherited.
+    pub have_leaves_identity: bool,
     /// Columns of its identity index, in the order of the table's columns.
     pub identity_key: Vec<String>,
     /// Its columns as the stream sends them: without dropped and generated ones.
@@ -75,16 +85,16 @@ impl SourceTable {
     pub fn identity_columns(&self) -> Option<&[String]> {
         match self.identity {
             ReplicaIdentity::Full => None,
-            ReplicaIdentity::Default => Some(&self.primary_key),
+            ReplicaIdentity::Default if self.is_primary_key_immediate => Some(&self.primary_key),
             ReplicaIdentity::Index => Some(&self.identity_key),
-            ReplicaIdentity::Nothing => Some(&[]),
+            ReplicaIdentity::Default | ReplicaIdentity::Nothing => Some(&[]),
         }
     }
 
     /// Whether UPDATE and DELETE can be published; if not, publishing them makes them fail on the
     /// source.
     pub fn has_usable_identity(&self) -> bool {
-        self.identity_columns().is_none_or(|columns| !columns.is_empty())
+        self.have_leaves_identity && self.identity_columns().is_none_or(|columns| !columns.is_empty())
     }
 
     /// The relation as the stream describes it.
@@ -140,6 +150,8 @@ fn table_of(row: &tokio_postgres::Row) -> Result<SourceTable, tokio_postgres::Er
         name: row.try_get(2)?,
         is_partitioned: row.try_get(3)?,
         is_partition: row.try_get(11)?,
+        is_primary_key_immediate: row.try_get(12)?,
+        have_leaves_identity: row.try_get(13)?,
         // An identity of a later PostgreSQL is one that this version cannot use.
         identity: identity
             .bytes()

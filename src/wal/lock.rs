@@ -24,6 +24,48 @@ SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 2";
 const USE_TIME: Duration = Duration::from_secs(2);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// A bigint key is in pg_locks as its two halves, with objsubid 1.
+const HOLDER: &str = "SELECT a.pid, a.application_name, a.client_addr::text, a.usename::text \
+FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
+  AND (l.classid::int8 << 32) | l.objid::int8 = pg_catalog.hashtextextended('walgate.' || $1, 0)";
+
+/// The session that holds a pipeline's lock.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Holder {
+    /// Its backend on the source.
+    pub pid: i32,
+    /// What it calls itself; hidden from roles that may not see it.
+    pub application_name: Option<String>,
+    /// Where it connects from; `None`: a Unix socket, or hidden.
+    pub client_address: Option<String>,
+    /// Its role.
+    pub user: Option<String>,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "backend {}", self.pid)?;
+        self.user.as_ref().map_or(Ok(()), |user| write!(f, " of role {user}"))?;
+        self.client_address.as_ref().map_or(Ok(()), |address| write!(f, " from {address}"))
+    }
+}
+
+/// Who holds the lock of `slot` now.
+///
+/// # Errors
+/// As the connection.
+pub async fn holder(client: &Client, slot: &str) -> Result<Option<Holder>> {
+    let row = client.query_opt(HOLDER, &[&slot]).await.map_err(classify)?;
+    Ok(row.map(|row| Holder {
+        pid: row.get(0),
+        application_name: row.get(1),
+        client_address: row.get(2),
+        user: row.get(3),
+    }))
+}
+
 /// The held lock; dropping it gives it back.
 #[derive(Debug)]
 pub struct Lock {

@@ -6,7 +6,7 @@
 //! lives: decoding WAL older than a publication fails for ever (FIELD_NOTES 2). Manual: "CREATE
 //! PUBLICATION", pg_publication_tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::SourceTable;
 use super::client::{Client, classify};
@@ -34,6 +34,22 @@ JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
 pub struct Publications {
     names: Vec<String>,
     is_managed: bool,
+}
+
+/// What the managed publications send of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Everything.
+    Whole,
+    /// Inserts and truncates: it has no usable identity.
+    InsertsOnly,
+}
+
+impl Membership {
+    /// What a table should have.
+    pub fn of(table: &SourceTable) -> Self {
+        if table.has_usable_identity() { Membership::Whole } else { Membership::InsertsOnly }
+    }
 }
 
 /// A table as a publication sends it.
@@ -82,16 +98,18 @@ impl Publications {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// OIDs of the tables that they hold now.
+    /// OIDs of the tables that they hold now, and what they send of each.
     ///
     /// # Errors
     /// As the connection; definite when an existing publication that was named is not there.
-    pub async fn members(&self, client: &Client) -> Result<BTreeSet<u32>> {
+    pub async fn members(&self, client: &Client) -> Result<BTreeMap<u32, Membership>> {
         if self.is_managed {
             let rows = client.query(MEMBERS, &[&self.names]).await.map_err(classify)?;
-            return Ok(rows.iter().map(|row| row.get(1)).collect());
+            let is_whole = |row: &tokio_postgres::Row| self.names.first() == Some(&row.get::<_, String>(0));
+            let membership = |row| if is_whole(row) { Membership::Whole } else { Membership::InsertsOnly };
+            return Ok(rows.iter().map(|row| (row.get(1), membership(row))).collect());
         }
-        Ok(self.published(client).await?.into_iter().map(|table| table.oid).collect())
+        Ok(self.published(client).await?.into_iter().map(|table| (table.oid, Membership::Whole)).collect())
     }
 
     /// What an existing publication sends, with its lists and filters.
@@ -177,7 +195,8 @@ impl Publications {
                     let member = (name.clone(), table.oid);
                     wanted.contains(&member) && !members.contains(&member)
                 })
-                .map(|table| table.sql_name())
+                // ONLY: children of classic inheritance would come along, with identities of their own.
+                .map(|table| format!("ONLY {}", table.sql_name()))
                 .collect();
             if !new.is_empty() {
                 statements.push(format!(
@@ -198,17 +217,21 @@ impl Publications {
         transaction.commit().await.map_err(classify)
     }
 
-    /// Removes managed publications.
+    /// Removes managed publications; returns the names of those that were there.
     ///
     /// # Errors
     /// Definite when the role may not.
-    pub async fn remove(&self, client: &Client) -> Result<()> {
-        if self.is_managed {
-            for name in &self.names {
-                let statement = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name));
-                client.batch_execute(&statement).await.map_err(classify)?;
-            }
+    pub async fn remove(&self, client: &Client) -> Result<Vec<String>> {
+        if !self.is_managed {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let existing = self.existing(client).await?;
+        for name in &existing {
+            let statement = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name));
+            client.batch_execute(&statement).await.map_err(|error| {
+                classify(error).context(&statement).with_hint("run it as the publication's owner")
+            })?;
+        }
+        Ok(existing)
     }
 }

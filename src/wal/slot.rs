@@ -2,6 +2,7 @@
 //! Manual: "pg_replication_slots", "Replication Management Functions".
 
 use super::client::{Client, classify};
+use super::sqlstate::{UNDEFINED_OBJECT, sqlstate_of};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
@@ -10,9 +11,9 @@ const STATE: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text,
 s.restart_lsn::text, s.confirmed_flush_lsn::text, s.wal_status, to_jsonb(s) ->> 'invalidation_reason', \
 pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
 ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::int8 \
-FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 ORDER BY 1";
+FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 AND NOT s.temporary ORDER BY 1";
 
-/// A logical slot.
+/// A permanent slot: those of running copies are temporary, and go with their session.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SlotState {
     /// Its name.
@@ -80,6 +81,19 @@ async fn states_like(client: &Client, pattern: &str) -> Result<Vec<SlotState>> {
         .collect())
 }
 
+/// The source's end of WAL; of a standby, of what it has replayed.
+///
+/// # Errors
+/// As the connection.
+pub async fn source_end(client: &Client) -> Result<Lsn> {
+    const END: &str = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+    ELSE pg_catalog.pg_current_wal_lsn() END)::text";
+    let text: Option<String> = client.query_one(END, &[]).await.map_err(classify)?.get(0);
+    text.unwrap_or_default()
+        .parse()
+        .map_err(|error| Error::transient("the source's end of WAL cannot be read").with_source(error))
+}
+
 /// Makes a permanent logical slot and returns its consistent point. Waits for the transactions that
 /// are writing now; [`writers`] says who they are.
 ///
@@ -108,14 +122,16 @@ pub async fn remove(client: &Client, name: &str) -> Result<bool> {
             .await
             .map_err(classify)?;
     }
-    client
-        .execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name])
-        .await
-        .map_err(|error| classify(error).context(format_args!("slot {name} cannot be dropped")))?;
-    Ok(true)
+    match client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name]).await.map_err(classify) {
+        Ok(_) => Ok(true),
+        // One that was still being made went with the session that made it.
+        Err(error) if sqlstate_of(&error) == Some(UNDEFINED_OBJECT) => Ok(true),
+        Err(error) => Err(error.context(format_args!("slot {name} cannot be dropped"))),
+    }
 }
 
-/// Pids and users of the transactions for which the creation of a slot waits.
+/// The transactions for which the creation of a slot waits: pids and users, and the prepared ones, which no
+/// process owns and which may wait for ever.
 ///
 /// # Errors
 /// As the connection.
@@ -123,10 +139,25 @@ pub async fn writers(client: &Client) -> Result<Vec<String>> {
     const WRITERS: &str = "SELECT pid, usename::text, application_name, \
     EXTRACT(EPOCH FROM clock_timestamp() - xact_start)::int4 FROM pg_catalog.pg_stat_activity \
     WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start LIMIT 5";
+    const PREPARED: &str = "SELECT gid, owner::text, database::text, \
+    EXTRACT(EPOCH FROM clock_timestamp() - prepared)::int4 FROM pg_catalog.pg_prepared_xacts \
+    ORDER BY prepared LIMIT 5";
+    let rows = client.query(PREPARED, &[]).await.map_err(classify)?;
+    let prepared = rows.iter().map(|row| {
+        let (gid, owner, database, seconds) = (
+            row.get::<_, String>(0),
+            row.get::<_, String>(1),
+            row.get::<_, String>(2),
+            row.get::<_, Option<i32>>(3),
+        );
+        format!(
+            "prepared transaction '{gid}' ({owner}, database {database}, for {} s)",
+            seconds.unwrap_or_default()
+        )
+    });
     let rows = client.query(WRITERS, &[]).await.map_err(classify)?;
-    Ok(rows
-        .iter()
-        .map(|row| {
+    Ok(prepared
+        .chain(rows.iter().map(|row| {
             let (pid, user, application, seconds) = (
                 row.get::<_, i32>(0),
                 row.get::<_, Option<String>>(1),
@@ -139,6 +170,6 @@ pub async fn writers(client: &Client) -> Result<Vec<String>> {
                 application.unwrap_or_default(),
                 seconds.unwrap_or_default()
             )
-        })
+        }))
         .collect())
 }

@@ -116,6 +116,12 @@ fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits);
 }
 
+/// The clock of this machine.
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

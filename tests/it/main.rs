@@ -8,5 +8,12 @@ mod support;
 
 mod support_selftest;
 mod events;
+mod operate;
+mod rows;
+mod transactions;
+mod naming;
+mod messages;
+mod copy;
+mod values;
 mod crash;
 mod faults;

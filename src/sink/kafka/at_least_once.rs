@@ -21,13 +21,8 @@ use crate::error::{Error, Result};
 use crate::route::batch::{Batch, Event, Label, Labels, Moved, Progress};
 use crate::sink::checkpoint::{Checkpoint, TableState};
 use crate::sink::hub::HubTopics;
-use crate::sink::{Durable, Sink, label};
+use crate::sink::{Durable, Sink, SinkLimits, Stop, label};
 
-/// Bytes handed to librdkafka and not acknowledged; one larger message may pass alone.
-const IN_FLIGHT_BYTES_MAX: usize = 12 << 20;
-/// Once that much is on its way, more follows only below this: a look after every message would
-/// cost more than the message.
-const IN_FLIGHT_BYTES_LOW: usize = 9 << 20;
 /// Events between two looks at what was acknowledged.
 const EVENTS_A_POLL: usize = 1000;
 /// Between two checkpoints under load.
@@ -43,11 +38,14 @@ pub struct Producing {
     known: Vec<Arc<Label>>,
     /// Which of `known` have a topic that certainly exists.
     ensured: Vec<bool>,
+    limits: SinkLimits,
+    pub(super) stop: Stop,
 }
 
 impl Producing {
-    pub(super) fn new(topics: Arc<HubTopics>, labels: Arc<Labels>) -> Self {
-        Producing { topics, labels, known: Vec::new(), ensured: Vec::new() }
+    /// Within `limits`, until told to stop.
+    pub fn new(topics: Arc<HubTopics>, labels: Arc<Labels>, limits: SinkLimits, stop: Stop) -> Self {
+        Producing { topics, labels, known: Vec::new(), ensured: Vec::new(), limits, stop }
     }
 
     /// Looks into an error of messages that were produced: see [`too_large`].
@@ -68,13 +66,28 @@ impl Producing {
                 self.ensured[index] = true;
             }
             send(producer, batch, event, label, sequence)?;
-            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1
-                || producer.context().in_flight_bytes() > IN_FLIGHT_BYTES_MAX
-            {
-                make_room(producer)?;
+            let is_full = producer.context().in_flight_bytes() > self.limits.in_flight_bytes_max;
+            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1 || is_full {
+                self.make_room(producer, is_full)?;
             }
         }
         Ok(())
+    }
+
+    /// Serves acknowledgements. Once too much is on its way, waits until a quarter of it is not: a
+    /// look after every message would cost more than the message.
+    fn make_room(&self, producer: &BaseProducer<Deliveries>, is_full: bool) -> Result<()> {
+        let low = self.limits.in_flight_bytes_max / 4 * 3;
+        loop {
+            producer.poll(if is_full { Duration::from_millis(1) } else { Duration::ZERO });
+            if let Some(failure) = producer.context().take_failure() {
+                return Err(failure);
+            }
+            if !is_full || producer.context().in_flight_bytes() <= low {
+                return Ok(());
+            }
+            self.stop.check()?;
+        }
     }
 }
 
@@ -123,20 +136,6 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
     headers
 }
 
-/// Serves acknowledgements; waits while too much is on its way.
-fn make_room(producer: &BaseProducer<Deliveries>) -> Result<()> {
-    let is_full = producer.context().in_flight_bytes() > IN_FLIGHT_BYTES_MAX;
-    loop {
-        producer.poll(if is_full { Duration::from_millis(1) } else { Duration::ZERO });
-        if let Some(failure) = producer.context().take_failure() {
-            return Err(failure);
-        }
-        if !is_full || producer.context().in_flight_bytes() <= IN_FLIGHT_BYTES_LOW {
-            return Ok(());
-        }
-    }
-}
-
 /// See the module.
 pub struct AtLeastOnce {
     producer: BaseProducer<Deliveries>,
@@ -167,13 +166,12 @@ impl AtLeastOnce {
         hub: &KafkaHub,
         session: Session,
         checkpoint: Checkpoint,
-        topics: Arc<HubTopics>,
-        labels: Arc<Labels>,
+        producing: Producing,
     ) -> Result<Self> {
         Ok(AtLeastOnce {
             // A message that fails fails all behind it: else later events of its aggregate would overtake it.
             producer: connect(producer_config(hub).set("enable.gapless.guarantee", "true"))?,
-            producing: Producing::new(topics, labels),
+            producing,
             checkpointer: Checkpointer::start(session, checkpoint)?,
             waiting: VecDeque::new(),
             acknowledged: 0,

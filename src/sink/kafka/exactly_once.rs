@@ -3,17 +3,16 @@
 //! Several batches share a transaction while more are coming, since one commit costs a few
 //! milliseconds however much it commits; when nothing waits, it is committed at once.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::Producer;
 
+use super::at_least_once::Producing;
 use super::session::Session;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::route::batch::{Batch, Labels};
+use crate::route::batch::Batch;
 use crate::sink::checkpoint::{Checkpoint, TableState};
-use crate::sink::hub::HubTopics;
 use crate::sink::{Durable, Sink};
 
 /// A transaction is committed when it holds this much, in bytes: keeps memory and the consumers'
@@ -28,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct ExactlyOnce {
     session: Session,
-    producer: super::at_least_once::Producing,
+    producing: Producing,
     open: Option<Open>,
 }
 
@@ -43,14 +42,9 @@ struct Open {
 
 impl ExactlyOnce {
     /// A sink that goes on from `checkpoint`.
-    pub fn new(
-        mut session: Session,
-        checkpoint: Checkpoint,
-        topics: Arc<HubTopics>,
-        labels: Arc<Labels>,
-    ) -> Self {
+    pub fn new(mut session: Session, checkpoint: Checkpoint, producing: Producing) -> Self {
         session.checkpoint = Some(checkpoint);
-        ExactlyOnce { session, producer: super::at_least_once::Producing::new(topics, labels), open: None }
+        ExactlyOnce { session, producing, open: None }
     }
 }
 
@@ -69,7 +63,7 @@ impl Sink for ExactlyOnce {
                 })
             }
         };
-        self.producer.produce(&self.session.producer, batch).map_err(|error| self.producer.judge(error))?;
+        self.producing.produce(&self.session.producer, batch).map_err(|error| self.producing.judge(error))?;
         crate::failpoint::hit("kafka.after-produce");
         open.bytes += batch.bytes.len();
         open.tables.extend_from_slice(&batch.tables);
@@ -87,7 +81,7 @@ impl Sink for ExactlyOnce {
             return Ok(());
         }
         self.session.add_checkpoint(&open.tables)?;
-        self.session.commit().map_err(|error| self.producer.judge(error))?;
+        self.session.commit(&self.producing.stop).map_err(|error| self.producing.judge(error))?;
         self.session.producer.context().clear();
         let open = self.open.take().expect("looked at above");
         receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));

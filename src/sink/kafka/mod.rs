@@ -9,12 +9,14 @@
 mod at_least_once;
 mod deliveries;
 mod exactly_once;
+mod reader;
 mod session;
 mod topics;
 mod too_large;
 
-pub use at_least_once::AtLeastOnce;
+pub use at_least_once::{AtLeastOnce, Producing};
 pub use exactly_once::ExactlyOnce;
+pub use reader::{Reader, Start};
 pub use session::{Session, forget, peek};
 pub use topics::Topics;
 
@@ -71,6 +73,10 @@ fn producer_config(hub: &KafkaHub) -> ClientConfig {
         // Bounded by the sink's own count of bytes in flight, which lets one huge message through.
         .set("queue.buffering.max.kbytes", "2000000")
         .set("queue.buffering.max.messages", "0");
+    // The broker's limit is for whole record batches, which librdkafka fills without regard to it.
+    if let Some(limit) = hub.topic_config.get("max.message.bytes").and_then(|text| text.parse::<u64>().ok()) {
+        config.set("batch.size", limit.min(1_000_000).to_string());
+    }
     let mut defaults =
         config.config_map().iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
     defaults.retain(|(key, _)| !hub.properties.contains_key(key));
@@ -89,7 +95,11 @@ fn producer_config(hub: &KafkaHub) -> ClientConfig {
 /// An error with its class: does it pass by itself?
 fn classify(doing: &str, error: KafkaError) -> Error {
     use RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
+    // The crate gives no code for errors of the admin client.
+    let code = match &error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
     let hint = match code {
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
             return Error::fenced(format!("{doing}: another process has taken over")).with_source(error);

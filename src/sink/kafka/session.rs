@@ -19,12 +19,15 @@ use super::{classify, producer_config, reader_config};
 use crate::config::KafkaHub;
 use crate::error::{Error, Result};
 use crate::route::template::Topic;
+use crate::sink::Stop;
 use crate::sink::checkpoint::{Checkpoint, Stored, TableState};
 
 /// The broker ends a transaction that is open for longer, in milliseconds.
 const TRANSACTION_TIME_MAX_MS: &str = "60000";
 /// How long one step of a transaction may take before the pipeline starts again.
 const STEP_TIME_MAX: Duration = Duration::from_secs(70);
+/// How long one wait within a step may be: then it is asked whether anybody still waits for it.
+const SLICE_TIME: Duration = Duration::from_secs(1);
 /// How long the first contact may take.
 const INIT_TIME_MAX: Duration = Duration::from_secs(30);
 /// Between two looks at messages on their way: well below what one round trip takes.
@@ -54,12 +57,7 @@ impl Session {
     pub fn open(hub: &KafkaHub, topics: &Arc<Topics>, name: &str) -> Result<(Session, Stored)> {
         let checkpoint_topic = checkpoint_topic(name)?;
         topics.ensure_checkpoint(&checkpoint_topic)?;
-        let mut config = producer_config(hub);
-        config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
-        let producer = connect(&config)?;
-        producer
-            .init_transactions(INIT_TIME_MAX)
-            .map_err(|error| classify(&format!("the transactional id {name} cannot be taken"), error))?;
+        let producer = fence(hub, name)?;
         let stored = read(hub, &checkpoint_topic, name)?;
         let session = Session {
             producer,
@@ -78,7 +76,7 @@ impl Session {
         self.begin()?;
         self.checkpoint = Some(checkpoint.clone());
         self.add_checkpoint(tables)?;
-        self.commit()
+        self.commit(&Stop::default())
     }
 
     pub(super) fn begin(&self) -> Result<()> {
@@ -111,13 +109,15 @@ impl Session {
     }
 
     /// Commits the open transaction: on return, everything in it is durable.
-    pub(super) fn commit(&self) -> Result<()> {
-        self.wait_for_deliveries()?;
+    pub(super) fn commit(&self, stop: &Stop) -> Result<()> {
+        self.wait_for_deliveries(stop)?;
         crate::failpoint::hit("kafka.before-commit");
         let deadline = Instant::now() + STEP_TIME_MAX;
         loop {
-            match self.producer.commit_transaction(STEP_TIME_MAX) {
+            stop.check()?;
+            match self.producer.commit_transaction(SLICE_TIME) {
                 Ok(()) => break,
+                // The commit goes on: the next call takes up its wait.
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
                 Err(error) => return Err(classify("a Kafka transaction cannot be committed", error)),
             }
@@ -128,13 +128,14 @@ impl Session {
 
     /// Waits until every message is acknowledged. librdkafka's own flush, as the crate wraps it,
     /// waits in steps of 100 ms.
-    fn wait_for_deliveries(&self) -> Result<()> {
+    fn wait_for_deliveries(&self, stop: &Stop) -> Result<()> {
         let deadline = Instant::now() + STEP_TIME_MAX;
         while self.producer.in_flight_count() > 0 {
             self.producer.poll(Duration::ZERO);
             if let Some(failure) = self.producer.context().take_failure() {
                 return Err(failure);
             }
+            stop.check()?;
             if Instant::now() > deadline {
                 return Err(Error::transient("Kafka acknowledged nothing for too long"));
             }
@@ -169,12 +170,30 @@ pub fn peek(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<Stored> {
     read(hub, &topic, name)
 }
 
-/// Removes the checkpoint: its whole topic.
+/// Removes the checkpoint: its whole topic; false: there was none. Fences first, so that a frozen
+/// process that wakes up late writes nothing, and what it or a killed one had open is ended.
 ///
 /// # Errors
 /// When the brokers cannot be reached, or refuse.
-pub fn forget(topics: &Topics, name: &str) -> Result<()> {
-    topics.remove(&checkpoint_topic(name)?)
+pub fn forget(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<bool> {
+    let topic = checkpoint_topic(name)?;
+    if !topics.existing()?.contains_key(&topic) {
+        return Ok(false);
+    }
+    fence(hub, name)?;
+    topics.remove(&topic)?;
+    Ok(true)
+}
+
+/// Takes the transactional id, and with it every right to write as this pipeline.
+fn fence(hub: &KafkaHub, name: &str) -> Result<BaseProducer<Deliveries>> {
+    let mut config = producer_config(hub);
+    config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
+    let producer = connect(&config)?;
+    producer
+        .init_transactions(INIT_TIME_MAX)
+        .map_err(|error| classify(&format!("the transactional id {name} cannot be taken"), error))?;
+    Ok(producer)
 }
 
 pub(super) fn connect(config: &ClientConfig) -> Result<BaseProducer<Deliveries>> {
@@ -230,7 +249,7 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
 }
 
 /// What librdkafka reports and mends by itself.
-fn is_passing(error: &KafkaError) -> bool {
+pub(super) fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

@@ -126,9 +126,7 @@ impl Topics {
     /// # Errors
     /// Transient when the brokers cannot be reached; definite when there is no such topic.
     pub fn partitions(&self, topic: &str) -> Result<i32> {
-        if let Some(&count) = self.lock().get(topic) {
-            return Ok(count);
-        }
+        // Asked anew every time: partitions can be added.
         let count = self.existing()?.get(topic).copied().filter(|&count| count > 0);
         let count = count.ok_or_else(|| {
             classify(
@@ -136,7 +134,6 @@ impl Topics {
                 KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition),
             )
         })?;
-        self.lock().insert(topic.to_owned(), count);
         Ok(count)
     }
 
@@ -163,7 +160,8 @@ impl Topics {
         Ok(found)
     }
 
-    /// Removes a topic, if it is there.
+    /// Removes a topic, if it is there, and waits until the cluster speaks of it no more: who makes
+    /// it again at once would else be told that it exists.
     ///
     /// # Errors
     /// When the cluster does not let it.
@@ -179,6 +177,14 @@ impl Topics {
                 | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
                 Err((_, code)) => return Err(classify(&doing, KafkaError::AdminOp(code))),
             }
+        }
+        self.lock().remove(topic);
+        let deadline = Instant::now() + LEADER_TIME_MAX;
+        while self.existing()?.contains_key(topic) {
+            if Instant::now() > deadline {
+                return Err(Error::transient(format!("{doing}: the cluster still lists it")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }

@@ -49,9 +49,12 @@ impl Event {
         self.text("op")
     }
 
-    /// `schema.table` of the source.
+    /// `schema.table` of the source; of a logical message, which is of no table, nothing.
     #[track_caller]
     pub fn table(&self) -> String {
+        if self.json["source"]["table"].is_null() && self.op() == "message" {
+            return String::new();
+        }
         let part = |name| {
             self.json["source"][name].as_str().unwrap_or_else(|| panic!("no source.{name}: {}", self.raw))
         };

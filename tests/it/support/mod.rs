@@ -16,6 +16,7 @@ pub mod walgate;
 pub mod fold;
 pub mod rows;
 pub mod http;
+pub mod pick;
 pub mod workload;
 pub mod broker;
 

@@ -33,19 +33,20 @@ impl Shape {
     /// Reads a table's shape; `table` is as SQL would name it.
     #[track_caller]
     pub fn of(source: &Source, table: &str) -> Self {
+        let literal = table.replace('\'', "''");
         // Before PostgreSQL 18 generated columns are not in the stream.
         let columns = source.query(&format!(
             "SELECT a.attname, coalesce(e.typname, b.typname), e.oid IS NOT NULL
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
              LEFT JOIN pg_type e ON e.oid = b.typelem AND b.typcategory = 'A'
-             WHERE a.attrelid = '{table}'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+             WHERE a.attrelid = '{literal}'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
              ORDER BY a.attnum"
         ));
         let key = source.query(&format!(
             "SELECT a.attname FROM (
                SELECT indrelid, indkey FROM pg_index
-               WHERE indrelid = '{table}'::regclass AND (indisreplident OR indisprimary)
+               WHERE indrelid = '{literal}'::regclass AND (indisreplident OR indisprimary)
                ORDER BY indisreplident DESC LIMIT 1) i
              CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.place"
@@ -72,11 +73,12 @@ impl Shape {
                 // The nesting by the server's own JSON, the elements as the text that it prints.
                 (true, _) => format!("array_to_json({name}::text[])::text"),
                 (false, "hstore") => format!("hstore_to_json({name})::text"),
-                (false, _) => format!("{name}::text"),
+                // As its output function prints it: a cast prints a boolean and a char(n) otherwise.
+                (false, _) => name,
             }
         };
         let columns = self.columns.iter().map(expression);
-        let key = self.key.iter().map(|name| format!("{}::text", quoted(name)));
+        let key = self.key.iter().map(|name| quoted(name));
         let list = columns.chain(key).collect::<Vec<_>>().join(", ");
         let rows = source.query(&format!("SELECT {list} FROM {table}"));
         rows.iter()

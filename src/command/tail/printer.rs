@@ -1,0 +1,158 @@
+//! One event, one line: as it was published, or shortened for a terminal.
+
+use std::io::{BufWriter, IsTerminal, Stdout, Write};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Arguments;
+use crate::error::{Error, Result};
+
+/// Of an event's data a terminal shows so many characters.
+const DATA_LENGTH_MAX: usize = 120;
+
+/// Writes events to stdout and counts them.
+pub struct Printer {
+    out: BufWriter<Stdout>,
+    left: Option<u64>,
+    is_for_people: bool,
+    must_resolve: bool,
+    stop: Arc<AtomicBool>,
+}
+
+/// What a line for people shows, and what `--resolve` looks at.
+#[derive(Deserialize)]
+struct Shown<'e> {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    occurred_at: String,
+    #[serde(default)]
+    op: String,
+    #[serde(default, rename = "type")]
+    event_type: String,
+    #[serde(default)]
+    aggregate_id: Option<String>,
+    #[serde(borrow, default)]
+    data: Option<&'e RawValue>,
+    #[serde(borrow, default)]
+    before: Option<&'e RawValue>,
+    #[serde(borrow, default)]
+    claim: Option<&'e RawValue>,
+}
+
+impl Printer {
+    /// As the arguments and the kind of stdout say; `stop` is set from outside.
+    pub fn new(arguments: &Arguments, stop: Arc<AtomicBool>) -> Self {
+        let stdout = std::io::stdout();
+        Printer {
+            is_for_people: stdout.is_terminal() && !arguments.json,
+            out: BufWriter::new(stdout),
+            left: arguments.count,
+            must_resolve: arguments.resolve,
+            stop,
+        }
+    }
+
+    /// Says that from now on nothing is missed.
+    pub fn ready(&self) {
+        tracing::debug!("tailing");
+    }
+
+    /// Whether it was asked to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Prints an event; `Break`: that was the last one, or nobody reads any more.
+    ///
+    /// # Errors
+    /// Definite: it travels by claim check, and `--resolve` was asked for.
+    pub fn event(&mut self, value: &[u8]) -> Result<ControlFlow<()>> {
+        if self.must_resolve {
+            resolve(value)?;
+        }
+        let line = line(value, self.is_for_people);
+        let written = self.out.write_all(&line).and_then(|()| self.out.write_all(b"\n"));
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+        }
+        let is_over = written.is_err() || self.left == Some(0);
+        Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// Shows what was printed so far; `Break`: nobody reads any more.
+    pub fn flush(&mut self) -> ControlFlow<()> {
+        match self.out.flush() {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// The end; a reader that has gone is no error.
+    ///
+    /// # Errors
+    /// None: a `Result` for the callers' last line.
+    pub fn finish(mut self) -> Result<()> {
+        let _ = self.flush();
+        Ok(())
+    }
+}
+
+fn resolve(value: &[u8]) -> Result<()> {
+    let Ok(shown) = serde_json::from_slice::<Shown<'_>>(value) else { return Ok(()) };
+    match shown.claim {
+        Some(claim) if claim.get() != "null" => Err(Error::definite(format!(
+            "event {} travels by claim check, which this version cannot fetch",
+            shown.id
+        ))
+        .with_hint("leave --resolve away to see its reference, or use a version with claim checks")),
+        _ => Ok(()),
+    }
+}
+
+fn line(value: &[u8], is_for_people: bool) -> Vec<u8> {
+    if is_for_people && let Ok(shown) = serde_json::from_slice::<Shown<'_>>(value) {
+        let data = shown.data.filter(|data| data.get() != "null").or(shown.before);
+        let data: String = data.map_or("", RawValue::get).chars().take(DATA_LENGTH_MAX).collect();
+        let Shown { occurred_at, op, event_type, aggregate_id, .. } = shown;
+        let aggregate_id = aggregate_id.unwrap_or_else(|| "-".to_owned());
+        return format!("{occurred_at} {op:<8} {event_type} {aggregate_id} {data}").into_bytes();
+    }
+    // A value is one line of JSON; a dead letter may be anything, and becomes a JSON string.
+    let is_line = !value.contains(&b'\n') && serde_json::from_slice::<&RawValue>(value).is_ok();
+    match is_line {
+        true => value.to_vec(),
+        false => serde_json::to_vec(&String::from_utf8_lossy(value)).expect("plain data"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &[u8] = br#"{"v":1,"id":"shop/1/2","type":"t.updated","op":"update","aggregate_id":"4","occurred_at":"2026-11-21T04:55:30Z","data":{"id":4},"before":null,"claim":null}"#;
+
+    #[test]
+    fn a_value_is_printed_as_it_was_published() {
+        assert_eq!(line(EVENT, false), EVENT);
+        assert_eq!(line(b"not json", false), b"\"not json\"");
+        assert_eq!(line(b"{\"a\":\n1}", false), b"\"{\\\"a\\\":\\n1}\"");
+    }
+
+    #[test]
+    fn people_get_the_gist() {
+        let text = String::from_utf8(line(EVENT, true)).expect("UTF-8");
+        assert_eq!(text, "2026-11-21T04:55:30Z update   t.updated 4 {\"id\":4}");
+    }
+
+    #[test]
+    fn a_claim_cannot_be_resolved_yet() {
+        resolve(EVENT).expect("it has none");
+        let error = resolve(br#"{"id":"shop/1/2","claim":{"uri":"s3://b/k"}}"#).expect_err("it has one");
+        assert!(error.to_string().contains("shop/1/2") && error.hint().is_some());
+    }
+}
