@@ -486,8 +486,15 @@ fn case_d5_a_message_that_is_too_large_stops_the_pipeline() {
                 of_it.iter().all(|n| *n < 2),
                 "{delivery}, attempt {attempt}: published past what was refused: {of_it:?}"
             );
+            // The server notices a moment after the process has ended.
+            wait_until("the slot to be free", || {
+                let slot = slot_name(&source);
+                source
+                    .value(&format!("SELECT NOT active FROM pg_replication_slots WHERE slot_name = '{slot}'"))
+                    == "t"
+            });
             let confirmed_before = source.value(&format!(
-                "SELECT confirmed_flush_lsn <= '{before}'::pg_lsn + 65536 AND NOT active FROM pg_replication_slots
+                "SELECT confirmed_flush_lsn <= '{before}'::pg_lsn + 65536 FROM pg_replication_slots
                  WHERE slot_name = '{}'",
                 slot_name(&source)
             ));
