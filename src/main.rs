@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    command::log::start(cli.log_format);
+    command::log::start(cli.log_format, cli.command.log_level());
     // Pipelines have threads and runtimes of their own: this one has the signals and the admin port.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(8)
@@ -25,7 +25,9 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            if !matches!(failure, Failure::Found) {
+                eprintln!("{failure}");
+            }
             match failure {
                 Failure::Usage(_) => ExitCode::from(2),
                 Failure::Found | Failure::Error(_) => ExitCode::FAILURE,

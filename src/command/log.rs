@@ -14,9 +14,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging; once per process.
-pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("WALGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts logging; once per process. `level` holds where `WALGATE_LOG` is not set.
+pub fn start(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_env("WALGATE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {

@@ -7,6 +7,10 @@ pub mod log;
 pub mod status;
 pub mod tail;
 pub mod drop;
+pub mod init;
+pub mod check;
+pub mod migrate;
+mod demo;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -35,6 +39,33 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a commented configuration file for a database
+    Init {
+        /// The database: postgres://user:password@host:5432/database
+        #[arg(long, value_name = "URL")]
+        source: String,
+        /// Replace the file if there is one
+        #[arg(long)]
+        force: bool,
+    },
+    /// Find everything that is wrong, at once, each with its remedy
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Create or upgrade Walgate's own objects on the source
+    Migrate {
+        /// Print the SQL for an administrator instead
+        #[arg(long)]
+        print: bool,
+        /// Create an outbox table too (not available in this version)
+        #[arg(long)]
+        outbox: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Run all pipelines, creating what is missing where allowed
     Run {
         /// End, exit code 0, when everything committed before now is durably delivered
@@ -47,6 +78,19 @@ pub enum Command {
     Tail(tail::Arguments),
     /// Remove slots, publications, checkpoints and Walgate's own objects; events and tables stay
     Drop(drop::Arguments),
+    /// Show all of it on a throwaway local cluster: nothing to install but PostgreSQL
+    Demo(demo::Arguments),
+}
+
+impl Command {
+    /// The level of the log where `WALGATE_LOG` sets none.
+    pub fn log_level(&self) -> &'static str {
+        match self {
+            // It tells its own story; a log between its lines would only confuse.
+            Command::Demo(_) => "error",
+            _ => "info",
+        }
+    }
 }
 
 /// Why a command did not succeed.
@@ -85,6 +129,11 @@ impl fmt::Display for Failure {
 /// See [`Failure`].
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Command::Init { source, force } => Ok(init::run(&cli.config, &source, force).await?),
+        Command::Check { json } => check::run(check::load(&cli.config, json)?, json).await,
+        Command::Migrate { print, outbox, json } => {
+            migrate::run(load(&cli.config)?, migrate::Asked { print, outbox, json }).await
+        }
         Command::Run { until_caught_up } => {
             let config = load(&cli.config)?;
             Ok(crate::engine::run(Arc::new(config), until_caught_up).await?)
@@ -92,12 +141,21 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(load(&cli.config)?, &arguments).await,
         Command::Tail(arguments) => tail::run(load(&cli.config)?, arguments).await,
         Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
+        Command::Demo(arguments) => demo::run(arguments).await,
     }
 }
 
+/// Reads the configuration file; a source URL that cannot be used is a fault of the file as well.
 fn load(path: &std::path::Path) -> Result<Config, Failure> {
-    Config::load(path).map_err(|error| {
+    let config = Config::load(path).map_err(|error| {
         let hint = error.hint().map_or_else(String::new, |hint| format!("\n  remedy: {hint}"));
         Failure::Usage(format!("{error}{hint}"))
-    })
+    })?;
+    match crate::wal::url::ConnectUrl::from_env(config.source.url.expose()) {
+        Ok(_) => Ok(config),
+        Err(error) => {
+            let (file, hint) = (path.display(), error.hint());
+            Err(Failure::Usage(format!("{file} has 1 fault:\n  source.url: {error}\n    remedy: {hint}")))
+        }
+    }
 }

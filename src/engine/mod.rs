@@ -71,8 +71,11 @@ pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
     ended
 }
 
-/// One pipeline, attempt after attempt.
-async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Result<()> {
+/// Runs one pipeline, attempt after attempt, until it is drained, caught up, or stopped by a definite error.
+///
+/// # Errors
+/// Definite.
+pub async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Result<()> {
     let mut backoff = Backoff::default();
     loop {
         let began = tokio::time::Instant::now();
@@ -117,8 +120,11 @@ fn note(pipeline: &Pipeline, error: &Error) {
     pipeline.status.note_error(text);
 }
 
-/// SIGTERM or Ctrl-C.
-pub(crate) async fn wait_for_signal() {
+/// Resolves at SIGTERM or Ctrl-C.
+///
+/// # Panics
+/// When the process cannot wait for signals.
+pub async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be waited for");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be waited for");

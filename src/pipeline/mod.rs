@@ -9,6 +9,7 @@ pub mod guard;
 pub mod pump;
 pub mod start;
 pub mod status;
+pub mod tables;
 pub mod stream;
 #[cfg(test)]
 mod simulation;

@@ -32,9 +32,9 @@ use crate::wal::pgoutput::{Message, Relation, decode};
 use crate::wal::timestamp::Timestamp;
 
 /// A batch is full at this size, in bytes of events; one message may take it over.
-const BATCH_BYTES_MAX: usize = 2 << 20;
+const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A batch is full at this many events: what librdkafka keeps per message counts too.
-const BATCH_EVENTS_MAX: usize = 8192;
+const BATCH_EVENTS_MAX: usize = 4096;
 
 /// Why pumping stopped.
 #[derive(Debug)]
@@ -98,8 +98,8 @@ pub struct Pump {
     progress: Progress,
     batch: Batch,
     batch_events_max: usize,
-    /// Of the batches in flight, oldest first: events by label, commit time of the oldest change.
-    delivered: VecDeque<(Vec<(LabelId, u64)>, Option<Timestamp>)>,
+    /// The batches in flight, oldest first.
+    delivered: VecDeque<Delivered>,
     first: Option<FirstTransaction>,
     source_name: String,
     pipeline: String,
@@ -110,6 +110,14 @@ pub struct Pump {
     reply_requested: bool,
     target: Option<Target>,
     dead_letters: u64,
+}
+
+/// A batch in flight.
+#[derive(Debug)]
+struct Delivered {
+    events: Vec<(LabelId, u64)>,
+    /// Commit time of the oldest change in it.
+    oldest_change: Option<Timestamp>,
 }
 
 /// What `--until-caught-up` waits for.
@@ -365,21 +373,22 @@ impl Pump {
         let mut batch = std::mem::replace(&mut self.batch, empty);
         batch.progress = self.progress;
         batch.more_is_coming = more_is_coming;
-        self.delivered.push_back((batch.counts(), self.oldest_change.take()));
+        self.delivered
+            .push_back(Delivered { events: batch.counts(), oldest_change: self.oldest_change.take() });
         metrics::dead_letters(&self.pipeline, std::mem::take(&mut self.dead_letters));
         batch
     }
 
     /// The oldest batch in flight is durable: counts its events.
     pub fn count_published(&mut self, labels: &Labels, status: &SharedStatus) {
-        let Some((counts, _)) = self.delivered.pop_front() else { return };
-        let published = metrics::published(&self.pipeline, labels, &counts);
+        let Some(delivered) = self.delivered.pop_front() else { return };
+        let published = metrics::published(&self.pipeline, labels, &delivered.events);
         status.update(|status| status.events += published.events);
     }
 
     /// When the oldest change committed that makes events, was received and is not durable.
     pub fn oldest_change_at(&self) -> Option<SystemTime> {
-        let in_flight = self.delivered.iter().find_map(|(_, oldest)| *oldest);
+        let in_flight = self.delivered.iter().find_map(|delivered| delivered.oldest_change);
         let oldest = in_flight.or(self.oldest_change)?;
         let since_1970 = u64::try_from(oldest.unix_micros()).map(Duration::from_micros).unwrap_or_default();
         Some(SystemTime::UNIX_EPOCH + since_1970)

@@ -13,14 +13,16 @@ use tokio::sync::watch;
 
 use super::guard::{self, Start};
 use super::status::State;
+use super::tables::{self, Missing};
+pub use super::tables::{MatchedTable, rule_of};
 use super::{Pipeline, Wish, drain_wished};
 use crate::ack::Ledger;
-use crate::config::{Mode, SnapshotMode, TableRule, choose};
+use crate::config::SnapshotMode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
-use crate::route::plan::{PlanContext, TablePlan};
+use crate::route::plan::PlanContext;
 use crate::route::value::TypeCatalog;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
 use crate::sink::hub::{HubTopics, OpenHub};
@@ -29,7 +31,7 @@ use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::lock::Lock;
-use crate::wal::publication::{Membership, PublishedTable};
+use crate::wal::publication::Membership;
 use crate::wal::slot;
 
 /// Between two attempts of a standby to take the lock.
@@ -37,17 +39,6 @@ const STANDBY_TIME: Duration = Duration::from_secs(1);
 /// Options that decide which messages are sent, and so about ordinals: the same for both readers,
 /// from the first version on (EXACTLY_ONCE.md, "Positions").
 pub const STREAM_OPTIONS: &[(&str, &str)] = &[("proto_version", "1"), ("messages", "true")];
-
-/// A table that the rules take, and the rule.
-#[derive(Clone, Debug)]
-pub struct MatchedTable {
-    /// The table.
-    pub table: SourceTable,
-    /// Its rule.
-    pub rule: TableRule,
-    /// What an existing publication lets through.
-    pub published: Option<PublishedTable>,
-}
 
 /// A pipeline that may deliver.
 pub struct Started {
@@ -120,6 +111,17 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     // The sink of the last attempt may still be busy with a broker that does not answer.
     let gate = pipeline.sink_gate.clone().lock_owned().await;
     let mut client = connect(&pipeline.url, &pipeline.application_name()).await?;
+    // What only a person can mend is found before a slot is made that would retain WAL meanwhile.
+    let types = catalog::types(&client).await?;
+    let mut taken = tables::taken(pipeline, &client).await?;
+    let missing = tables::missing(pipeline, &client, &taken).await?;
+    let by_leaf = tables::published_by_leaf(pipeline, &client, &taken).await?;
+    taken.retain(|matched| pipeline.publications.is_managed() || matched.published.is_some());
+    if let Some(unseen) = tables::unseen_partitions(&client, &taken).await?.into_iter().next() {
+        return Err(unseen.into());
+    }
+    tables::topics_of(pipeline, &types, &Labels::default(), &taken).into_result()?;
+
     let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
     let (mut hub, stored) = blocking(move || OpenHub::open(&hub, &name)).await?;
 
@@ -130,8 +132,15 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         guard::timeline_switch(checkpoint, identity.timeline, &history)?;
     }
 
-    let types = catalog::types(&client).await?;
     let mut states = stored.tables;
+    // A table that was copied and dropped since: what is left of it in the stream is still delivered.
+    let (gone, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| {
+        states.values().any(|state| missing.table == format!("{}.{}", state.schema, state.table))
+    });
+    for gone in gone {
+        tracing::warn!(table = gone.table, "{}", gone.message);
+    }
+    refuse(missing.into_iter().chain(by_leaf).collect())?;
     let stored_options = match &decision {
         Start::Resume(checkpoint) => checkpoint.identity.options.clone(),
         Start::Fresh | Start::Again => identity.options.clone(),
@@ -153,8 +162,6 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             failpoint::hit("start.after-pending");
             slot::remove(&client, &pipeline.slot).await?;
             synchronize(pipeline, &mut client).await?;
-            // A rule that is refused must not leave a slot behind, which would retain WAL.
-            topics_of(pipeline, &types, &Labels::default(), &matched_tables(pipeline, &client).await?)?;
             let consistent_point = create_slot(pipeline, &client).await?;
             failpoint::hit("start.after-slot");
             let made = Checkpoint { phase: Phase::Snapshot, safe_lsn: consistent_point, ..pending };
@@ -162,12 +169,12 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             made
         }
     };
-    let tables = matched_tables(pipeline, &client).await?;
+    let tables = tables::sent(pipeline, &client).await?;
     for matched in &tables {
         crate::engine::metrics::events(&pipeline.slot, &matched.table.display_name(), 0);
     }
     let labels = Arc::new(Labels::default());
-    let topics_of = topics_of(pipeline, &types, &labels, &tables)?;
+    let topics_of = tables::topics_of(pipeline, &types, &labels, &tables).into_result()?;
 
     let mut copied_before: BTreeSet<u32> =
         states.values().filter(|state| !state.done).map(|state| state.oid).collect();
@@ -218,6 +225,14 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     })
 }
 
+/// All faults at once.
+fn refuse(faults: Vec<Missing>) -> Result<()> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(tables::all_of(faults.into_iter().map(Error::from).collect()))
+}
+
 /// The state of a table's copy.
 pub fn state_of(table: &SourceTable, copied_at: Lsn, done: bool, rows: u64) -> TableState {
     TableState {
@@ -245,8 +260,12 @@ async fn store(mut hub: OpenHub, checkpoint: Checkpoint, tables: Vec<TableState>
     blocking(move || hub.store(&checkpoint, &tables).map(|()| hub)).await
 }
 
-/// Who the source is: by IDENTIFY_SYSTEM, which needs no right beyond REPLICATION.
-async fn identify(
+/// Who the source is, by IDENTIFY_SYSTEM, which needs no right beyond REPLICATION: its identity, its flushed
+/// end of WAL and, where the checkpoint is of another timeline, the timelines' history.
+///
+/// # Errors
+/// As the connection.
+pub async fn identify(
     pipeline: &Pipeline,
     client: &Client,
     checkpoint: Option<&Checkpoint>,
@@ -335,11 +354,6 @@ async fn lost_tables(
     Ok(lost)
 }
 
-/// The rule that makes events of a table, if one does.
-pub fn rule_of<'p>(pipeline: &'p Pipeline, table: &SourceTable) -> Option<&'p TableRule> {
-    choose(&pipeline.config.tables, &table.schema, &table.name).filter(|rule| rule.mode == Mode::Event)
-}
-
 /// Makes managed publications hold what the rules take.
 async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
     let tables = catalog::tables(client, None).await?;
@@ -352,105 +366,6 @@ async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
         );
     }
     pipeline.publications.synchronize(client, &taken).await
-}
-
-/// The tables that the rules take and the publications send.
-///
-/// # Errors
-/// Definite: an exact rule names a table that is not there or not published, or a partitioned table
-/// is published leaf by leaf.
-pub async fn matched_tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<MatchedTable>> {
-    let tables = catalog::tables(client, None).await?;
-    let members = pipeline.publications.members(client).await?;
-    let published = if pipeline.publications.is_managed() {
-        None
-    } else {
-        Some(pipeline.publications.published(client).await?)
-    };
-    let mut matched = Vec::new();
-    for table in tables {
-        let Some(rule) = rule_of(pipeline, &table) else { continue };
-        if !members.contains_key(&table.oid) {
-            continue;
-        }
-        let published =
-            published.as_ref().and_then(|tables| tables.iter().find(|one| one.oid == table.oid)).cloned();
-        matched.push(MatchedTable { rule: rule.clone(), table, published });
-    }
-    let exact = pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && rule.name.is_exact());
-    let faults: Vec<Error> = exact
-        .filter(|rule| !matched.iter().any(|matched| matched.rule.name == rule.name))
-        .map(|rule| Error::definite(format!("{}: there is no published table {}", rule.key_path, rule.name)).with_hint(
-            "correct the name (it is case-sensitive), or add the table to the publication; views, foreign and unlogged tables have no changes in the WAL",
-        ))
-        .collect();
-    if !faults.is_empty() {
-        return Err(all_of(faults));
-    }
-    Ok(matched)
-}
-
-/// Each table's topic. All faults of all rules at once: a rule that does not fit its table, and two
-/// tables that would share a topic although the template tells them apart.
-fn topics_of(
-    pipeline: &Pipeline,
-    types: &TypeCatalog,
-    labels: &Labels,
-    tables: &[MatchedTable],
-) -> Result<Vec<(u32, String)>> {
-    use crate::route::template::TopicNames;
-    let template = &pipeline.config.hub.topic;
-    let context = PlanContext { source_name: &pipeline.source_name, types, labels, topic: template };
-    let mut taken: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
-    let mut topics = Vec::new();
-    let mut faults = Vec::new();
-    for matched in tables {
-        let table = &matched.table;
-        // Compiled for its errors: a rule that does not fit its table is found before anything starts.
-        let compiled =
-            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO);
-        if let Err(fault) = compiled {
-            faults.push(fault);
-            continue;
-        }
-        let names = TopicNames {
-            source: &pipeline.source_name,
-            schema: &table.schema,
-            table: &table.name,
-            aggregate_type: matched.rule.aggregate_type.as_deref().unwrap_or(&table.name),
-        };
-        let topic = template.render(&names).map_err(|error| Error::definite(error.to_string()))?;
-        let values = template.values(&names);
-        let known =
-            taken.entry(topic.collision_key()).or_insert_with(|| (values.clone(), table.display_name()));
-        if known.0 != values {
-            faults.push(Error::definite(format!(
-                "tables {} and {} would share the topic {}, which Kafka's naming rules make of both",
-                known.1,
-                table.display_name(),
-                topic.legal
-            ))
-            .with_hint("choose another hub.topic, or an aggregate_type that tells them apart with topic = \"{source}.{aggregate_type}\""));
-        }
-        topics.push((table.oid, topic.legal));
-    }
-    if faults.is_empty() { Ok(topics) } else { Err(all_of(faults)) }
-}
-
-/// One error of several, each with its remedy.
-fn all_of(mut faults: Vec<Error>) -> Error {
-    if faults.len() == 1 {
-        return faults.pop().expect("there is one");
-    }
-    let texts: Vec<String> = faults
-        .iter()
-        .map(|fault| match fault.hint() {
-            Some(hint) => format!("{} ({hint})", fault.chain()),
-            None => fault.chain(),
-        })
-        .collect();
-    Error::definite(format!("{} faults: {}", texts.len(), texts.join("; ")))
-        .with_hint("mend each of them as it says in brackets")
 }
 
 /// Makes the slot; says for whom it waits.

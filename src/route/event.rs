@@ -35,10 +35,15 @@ pub struct Stamp {
 impl Stamp {
     /// The stamp of a streamed transaction.
     pub fn of_transaction(source_name: &str, transaction: &Transaction) -> Self {
-        let mut stamp =
-            Stamp::at(source_name, transaction.commit_lsn, transaction.commit_time, Some(transaction.xid));
-        stamp.set_origin(transaction);
+        let mut stamp = Stamp::default();
+        stamp.renew(source_name, transaction);
         stamp
+    }
+
+    /// The same in place: small transactions would spend more on its buffers than on their rows.
+    pub fn renew(&mut self, source_name: &str, transaction: &Transaction) {
+        self.fill(source_name, transaction.commit_lsn, transaction.commit_time, Some(transaction.xid));
+        self.set_origin(transaction);
     }
 
     /// Takes over what logical messages and Origin said about the open transaction.
@@ -89,15 +94,27 @@ impl Stamp {
 
     fn at(source_name: &str, lsn: Lsn, at: Timestamp, xid: Option<u32>) -> Self {
         let mut stamp = Stamp::default();
-        write!(stamp.id_prefix, "{source_name}/{:016X}/", lsn.0).expect("a Vec takes every byte");
-        at.write_rfc3339(&mut stamp.occurred_at);
-        write!(stamp.commit_json, r#"","commit_lsn":"{lsn}","xid":"#).expect("a Vec takes every byte");
-        match xid {
-            Some(xid) => write!(stamp.commit_json, "{xid}").expect("a Vec takes every byte"),
-            None => stamp.commit_json.extend_from_slice(b"null"),
-        }
-        stamp.commit_json.extend_from_slice(br#","seq":"#);
+        stamp.fill(source_name, lsn, at, xid);
         stamp
+    }
+
+    fn fill(&mut self, source_name: &str, lsn: Lsn, at: Timestamp, xid: Option<u32>) {
+        self.id_prefix.clear();
+        self.id_prefix.extend_from_slice(source_name.as_bytes());
+        self.id_prefix.push(b'/');
+        write_hex(&mut self.id_prefix, lsn.0, 16);
+        self.id_prefix.push(b'/');
+        self.occurred_at.clear();
+        at.write_rfc3339(&mut self.occurred_at);
+        self.commit_json.clear();
+        self.commit_json.extend_from_slice(br#"","commit_lsn":""#);
+        write_lsn(&mut self.commit_json, lsn);
+        self.commit_json.extend_from_slice(br#"","xid":"#);
+        match xid {
+            Some(xid) => write_number(&mut self.commit_json, u64::from(xid)),
+            None => self.commit_json.extend_from_slice(b"null"),
+        }
+        self.commit_json.extend_from_slice(br#","seq":"#);
     }
 }
 

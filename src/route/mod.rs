@@ -83,7 +83,7 @@ impl Router {
     /// A transaction begins.
     pub fn begin(&mut self, transaction: &Transaction) {
         self.commit_lsn = transaction.commit_lsn;
-        self.stamp = Stamp::of_transaction(&self.source_name, transaction);
+        self.stamp.renew(&self.source_name, transaction);
     }
 
     /// The open transaction got an origin or a trace context.

@@ -10,17 +10,17 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::checkpoint::{Checkpoint, Stored, TableState, VERSION};
 use super::file::{Directory, FileSink};
-use super::kafka::{AtLeastOnce, ExactlyOnce, Producing, Session, Topics};
+use super::kafka::{AtLeastOnce, ExactlyOnce, Preflight, Producing, Session, Topics};
 use super::{SinkLimits, Stop, Worker, file, kafka};
-use crate::config::{Delivery, Hub, HubKind};
-use crate::error::{Error, Result};
+use crate::config::{Delivery, Hub, HubKind, KafkaHub};
+use crate::error::{Class, Error, Result};
 use crate::route::batch::Labels;
 
 /// The hub's topics.
 #[derive(Debug)]
 pub enum HubTopics {
     /// Kafka's.
-    Kafka(Topics),
+    Kafka(Arc<Topics>),
     /// Files: made by the first event, of one partition each.
     File,
 }
@@ -85,7 +85,8 @@ impl OpenHub {
         match &hub.kind {
             HubKind::Kafka(kafka) => {
                 let topics = Arc::new(Topics::new(kafka)?);
-                let (session, stored) = Session::open(kafka, &topics, name)?;
+                let opened = Session::open(kafka, &topics, name);
+                let (session, stored) = opened.map_err(|error| reason(kafka, error))?;
                 known_version(&stored)?;
                 Ok((OpenHub::Kafka { session, hub: hub.clone(), topics }, stored))
             }
@@ -145,9 +146,7 @@ impl OpenHub {
             }
             OpenHub::Kafka { session, hub, topics } => {
                 let HubKind::Kafka(kafka) = &hub.kind else { unreachable!("a Kafka hub was opened") };
-                let topics = Arc::new(HubTopics::Kafka(
-                    Arc::into_inner(topics).expect("only the open hub holds the topics"),
-                ));
+                let topics = Arc::new(HubTopics::Kafka(topics));
                 let producing = Producing::new(topics.clone(), labels.clone(), limits, stop.clone());
                 let worker = match hub.delivery {
                     Delivery::ExactlyOnce => {
@@ -175,6 +174,17 @@ fn known_version(stored: &Stored) -> Result<()> {
         ))
         .with_hint("run the version of walgate that wrote it, or a later one")),
         _ => Ok(()),
+    }
+}
+
+/// librdkafka waits for ever for credentials to become right: why brokers are out of reach has to be asked.
+fn reason(kafka: &KafkaHub, error: Error) -> Error {
+    if error.class() != Class::Transient {
+        return error;
+    }
+    match Preflight::open(kafka) {
+        Err(reason) if reason.is_definite() => reason,
+        _ => error,
     }
 }
 

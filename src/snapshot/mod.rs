@@ -100,7 +100,7 @@ impl Round {
         let mut exporter = ReplicationConnection::connect(&pipeline.url, &application_name).await?;
         // A server may still be making, or cleaning up, the slot of a predecessor: no name twice, within
         // 63 bytes. The pid alone would not do: in a container it is always the same.
-        let nonce = now().0.unsigned_abs() / 1000 & 0xFFF_FFFF;
+        let nonce = (now().0.unsigned_abs() / 1000) & 0xFFF_FFFF;
         let slot_name = format!("{}_c{nonce:07x}", pipeline.slot);
         let command = format!(
             "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",

@@ -116,7 +116,7 @@ impl Worker<'_> {
         let columns = table.table.columns.len();
         let mut rows = connection.copy_out(&chunk.copy).await?;
         loop {
-            match rows.next()? {
+            match rows.next_row()? {
                 CopyNext::Row(line) => {
                     self.row.decode(line, columns)?;
                     let number = table.next_row();

@@ -20,7 +20,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident:
              WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum), \
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
-             WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid ORDER BY a.attnum), \
+             WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
+               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END ORDER BY a.attnum), \
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
        ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute a \
@@ -28,7 +29,6 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident:
        ARRAY(SELECT a.atttypmod FROM pg_catalog.pg_attribute a \
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
        c.relispartition, \
-       EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate), \
        NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) t JOIN pg_catalog.pg_class l ON l.oid = t.relid \
              WHERE t.isleaf AND l.oid <> c.oid AND l.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i \
              WHERE i.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate \
@@ -58,12 +58,11 @@ pub struct SourceTable {
     pub is_logged: bool,
     /// Columns of its primary key, in the order of the table's columns.
     pub primary_key: Vec<String>,
-    /// Whether the primary key can be the identity: a DEFERRABLE one cannot.
-    pub is_primary_key_immediate: bool,
     /// Whether every leaf has a usable identity of its own: it is the leaf's that counts, and FULL is
     /// not inherited.
     pub have_leaves_identity: bool,
-    /// Columns of its identity index, in the order of the table's columns.
+    /// Columns of the index that identifies its rows in the WAL (under DEFAULT the primary key's, unless
+    /// that is DEFERRABLE), in the order of the table's columns.
     pub identity_key: Vec<String>,
     /// Its columns as the stream sends them: without dropped and generated ones.
     pub columns: Vec<SourceColumn>,
@@ -85,9 +84,9 @@ impl SourceTable {
     pub fn identity_columns(&self) -> Option<&[String]> {
         match self.identity {
             ReplicaIdentity::Full => None,
-            ReplicaIdentity::Default if self.is_primary_key_immediate => Some(&self.primary_key),
-            ReplicaIdentity::Index => Some(&self.identity_key),
-            ReplicaIdentity::Default | ReplicaIdentity::Nothing => Some(&[]),
+            // Not the primary key as such: a DEFERRABLE one identifies nothing.
+            ReplicaIdentity::Default | ReplicaIdentity::Index => Some(&self.identity_key),
+            ReplicaIdentity::Nothing => Some(&[]),
         }
     }
 
@@ -150,8 +149,7 @@ fn table_of(row: &tokio_postgres::Row) -> Result<SourceTable, tokio_postgres::Er
         name: row.try_get(2)?,
         is_partitioned: row.try_get(3)?,
         is_partition: row.try_get(11)?,
-        is_primary_key_immediate: row.try_get(12)?,
-        have_leaves_identity: row.try_get(13)?,
+        have_leaves_identity: row.try_get(12)?,
         // An identity of a later PostgreSQL is one that this version cannot use.
         identity: identity
             .bytes()

@@ -49,16 +49,31 @@ fn case_s1_a_copy_after_rolled_back_transactions() {
     source.exec("CREATE TABLE t (id int PRIMARY KEY)");
     let walgate = started(&source, &hub);
     source.exec("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)");
-    let [awaited, beside] = [source.session(), source.session()];
-    awaited.exec("BEGIN; INSERT INTO t VALUES (1)");
+    // Each is open when its predecessor ends, so that the server never sees a moment without any.
+    let writers = [source.session(), source.session(), source.session()];
+    let begin = |which: usize| -> String {
+        writers[which].exec(&format!("BEGIN; INSERT INTO t VALUES ({which})"));
+        writers[which].value("SELECT pg_current_xact_id()::xid")
+    };
+    let wait_for_slot_behind = |xid: &str| {
+        wait_until("the copy's slot to wait", || {
+            let waiting = format!(
+                "SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted AND transactionid = '{xid}'"
+            );
+            !source.query(&waiting).is_empty()
+        });
+    };
+    let first = begin(0);
     let mut running = walgate.start(&["run", "--until-caught-up"]);
-    wait_until("the copy's slot to wait", || {
-        let waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted";
-        !source.query(waiting).is_empty()
-    });
-    beside.exec("BEGIN; INSERT INTO t VALUES (2); ROLLBACK");
-    awaited.exec("ROLLBACK");
-    assert!(running.wait(Duration::from_secs(30)).success(), "{}", running.stderr());
+    wait_for_slot_behind(&first);
+    let second = begin(1);
+    writers[0].exec("ROLLBACK");
+    wait_for_slot_behind(&second);
+    begin(2);
+    writers[1].exec("ROLLBACK");
+    let status = running.wait(Duration::from_secs(30));
+    assert!(status.success(), "{status}: {}", running.stderr());
+    writers[2].exec("ROLLBACK");
     assert_eq!(table_ops(&hub.events(), "public.late"), ["read"]);
 }
 

@@ -17,3 +17,5 @@ mod copy;
 mod values;
 mod crash;
 mod faults;
+mod check;
+mod demo;

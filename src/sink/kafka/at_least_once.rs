@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::deliveries::Deliveries;
+use super::deliveries::{Deliveries, NOT_COUNTED};
 use super::session::{Session, connect};
 use super::{classify, producer_config, too_large};
 use crate::config::KafkaHub;
@@ -27,8 +27,20 @@ use crate::sink::{Durable, Sink, SinkLimits, Stop, label};
 const EVENTS_A_POLL: usize = 1000;
 /// Between two checkpoints under load.
 const CHECKPOINT_TIME: Duration = Duration::from_millis(250);
+/// Between two checkpoints when everything that was delivered is acknowledged: whoever waits for the
+/// end of something waits for this one.
+const LAST_CHECKPOINT_TIME: Duration = Duration::from_millis(20);
 /// Between two looks while acknowledgements are missing.
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// How it is found out that a batch is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    /// Message by message.
+    ByBatch,
+    /// By the commit of the transaction around it.
+    ByTransaction,
+}
 
 /// Turns batches into records.
 #[derive(Debug)]
@@ -54,9 +66,20 @@ impl Producing {
     }
 
     /// Hands all events of `batch` to librdkafka, in order.
-    pub(super) fn produce(&mut self, producer: &BaseProducer<Deliveries>, batch: &Batch) -> Result<()> {
-        let sequence = usize::try_from(batch.sequence).expect("a sequence number fits");
-        producer.context().begin(sequence, batch.events.len());
+    pub(super) fn produce(
+        &mut self,
+        producer: &BaseProducer<Deliveries>,
+        batch: &Batch,
+        counting: Counting,
+    ) -> Result<()> {
+        let sequence = match counting {
+            Counting::ByTransaction => NOT_COUNTED,
+            Counting::ByBatch => {
+                let sequence = usize::try_from(batch.sequence).expect("a sequence number fits");
+                producer.context().begin(sequence, batch.events.len());
+                sequence
+            }
+        };
         for (nth, event) in batch.events.iter().enumerate() {
             let index = event.label.index();
             let label = label(&mut self.known, &self.labels, index);
@@ -217,15 +240,19 @@ impl Sink for AtLeastOnce {
             progress: batch.progress,
             tables: batch.tables.clone(),
         });
-        self.producing.produce(&self.producer, batch).map_err(|error| self.producing.judge(error))
+        self.producing
+            .produce(&self.producer, batch, Counting::ByBatch)
+            .map_err(|error| self.producing.judge(error))
     }
 
-    fn settle(&mut self, _idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
+    fn settle(&mut self, idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
         self.count_acknowledged().map_err(|error| self.producing.judge(error))?;
         if self.being_stored.is_some() && self.checkpointer.is_done()? {
             receipts.extend(self.being_stored.take().into_iter().flatten());
         }
-        let is_time = self.last_asked_at.is_none_or(|at| at.elapsed() >= CHECKPOINT_TIME);
+        let is_last = idle && self.acknowledged == self.waiting.len();
+        let pause = if is_last { LAST_CHECKPOINT_TIME } else { CHECKPOINT_TIME };
+        let is_time = self.last_asked_at.is_none_or(|at| at.elapsed() >= pause);
         if self.being_stored.is_none() && self.acknowledged > 0 && is_time {
             crate::failpoint::hit("kafka.before-checkpoint");
             self.ask_for_checkpoint();

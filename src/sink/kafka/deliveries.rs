@@ -15,6 +15,9 @@ use super::classify;
 use super::too_large::TooLarge;
 use crate::error::Error;
 
+/// In place of a batch's sequence number: nobody counts this message's batch.
+pub const NOT_COUNTED: usize = usize::MAX;
+
 /// The producer's context: librdkafka calls it from within `poll`, on the sink's own thread.
 #[derive(Debug, Default)]
 pub struct Deliveries {
@@ -59,11 +62,6 @@ impl Deliveries {
         is_whole.then(|| state.batches.pop_front().map(|(sequence, _)| sequence)).flatten()
     }
 
-    /// Forgets the batches: under a transaction its commit acknowledges them all.
-    pub fn clear(&self) {
-        self.lock().batches.clear();
-    }
-
     /// The first failure, with topic and size. What only followed from another one waits for that one, as long as
     /// anything is on its way.
     pub fn take_failure(&self) -> Option<Error> {
@@ -100,6 +98,9 @@ impl ProducerContext for Deliveries {
         };
         let bytes = message.payload_len() + message.key_len();
         self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if result.is_ok() && sequence == NOT_COUNTED {
+            return;
+        }
         let mut state = self.lock();
         match result {
             Ok(_) => {

@@ -5,9 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::producer::Producer;
-
-use super::at_least_once::Producing;
+use super::at_least_once::{Counting, Producing};
 use super::session::Session;
 use crate::error::Result;
 use crate::lsn::Lsn;
@@ -63,7 +61,10 @@ impl Sink for ExactlyOnce {
                 })
             }
         };
-        self.producing.produce(&self.session.producer, batch).map_err(|error| self.producing.judge(error))?;
+        let producing = &mut self.producing;
+        producing
+            .produce(&self.session.producer, batch, Counting::ByTransaction)
+            .map_err(|error| producing.judge(error))?;
         crate::failpoint::hit("kafka.after-produce");
         open.bytes += batch.bytes.len();
         open.tables.extend_from_slice(&batch.tables);
@@ -81,8 +82,8 @@ impl Sink for ExactlyOnce {
             return Ok(());
         }
         self.session.add_checkpoint(&open.tables)?;
-        self.session.commit(&self.producing.stop).map_err(|error| self.producing.judge(error))?;
-        self.session.producer.context().clear();
+        let producing = &self.producing;
+        self.session.commit(&producing.stop).map_err(|error| producing.judge(error))?;
         let open = self.open.take().expect("looked at above");
         receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));
         Ok(())

@@ -9,6 +9,7 @@
 mod at_least_once;
 mod deliveries;
 mod exactly_once;
+mod preflight;
 mod reader;
 mod session;
 mod topics;
@@ -16,12 +17,14 @@ mod too_large;
 
 pub use at_least_once::{AtLeastOnce, Producing};
 pub use exactly_once::ExactlyOnce;
+pub use preflight::Preflight;
 pub use reader::{Reader, Start};
-pub use session::{Session, forget, peek};
+pub use session::{Session, checkpoint_topic, forget, peek};
 pub use topics::Topics;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaConfRes;
 
 use crate::config::KafkaHub;
 use crate::error::Error;
@@ -135,7 +138,16 @@ fn classify(doing: &str, error: KafkaError) -> Error {
             "use Kafka 2.5 or later, or delivery = \"at-least-once\""
         }
         _ => match &error {
-            KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => "correct [hub.properties]",
+            // librdkafka's own words quote the value, which may be a password.
+            KafkaError::ClientConfig(result, _, key, _) => {
+                let what = match result {
+                    RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => "there is no property",
+                    _ => "librdkafka does not take the value of the property",
+                };
+                return Error::definite(format!("{doing}: {what} {key}"))
+                    .with_hint(format!("correct {key} in [hub.properties]"));
+            }
+            KafkaError::ClientCreation(_) => "correct [hub.properties]",
             _ => return Error::transient(doing.to_owned()).with_source(error),
         },
     };

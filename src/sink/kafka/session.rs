@@ -13,7 +13,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::deliveries::Deliveries;
+use super::deliveries::{Deliveries, NOT_COUNTED};
 use super::topics::Topics;
 use super::{classify, producer_config, reader_config};
 use crate::config::KafkaHub;
@@ -94,8 +94,7 @@ impl Session {
     }
 
     fn add_record(&self, key: &str, value: &[u8]) -> Result<()> {
-        // No batch has the sequence number usize::MAX: this record is not counted.
-        let record = BaseRecord::with_opaque_to(&self.checkpoint_topic, usize::MAX)
+        let record = BaseRecord::with_opaque_to(&self.checkpoint_topic, NOT_COUNTED)
             .partition(0)
             .key(key)
             .payload(value);
@@ -211,8 +210,12 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("isolation.level", "read_committed")
+        // The topic's end shows in an empty answer, for which the broker would wait 500 ms.
+        .set("fetch.wait.max.ms", "5")
         .set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = config.create().map_err(|error| classify(&doing, error))?;
+    // librdkafka asks again after 500 ms when the partition's leader is not known yet as it is assigned.
+    consumer.fetch_metadata(Some(topic), INIT_TIME_MAX).map_err(|error| classify(&doing, error))?;
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, 0, Offset::Beginning).map_err(|error| classify(&doing, error))?;
     consumer.assign(&assignment).map_err(|error| classify(&doing, error))?;

@@ -36,7 +36,7 @@ impl<'c> CopyOut<'c> {
     ///
     /// # Errors
     /// The server's, classified.
-    pub fn next(&mut self) -> Result<CopyNext<'_>> {
+    pub fn next_row(&mut self) -> Result<CopyNext<'_>> {
         loop {
             let Some((tag, place)) = self.connection.link.next_frame()? else { return Ok(CopyNext::Fill) };
             match tag {
