@@ -64,7 +64,7 @@ fn crashes(walgate: &Walgate) -> bool {
 }
 
 /// Does `work` with each of `items`, some at a time.
-fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+pub fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3)
@@ -301,27 +301,29 @@ fn case_d11_sigterm_during_the_copy() {
 /// ends those, though the first attempt at it was the one that found them.
 #[test]
 fn case_s3_a_crash_before_the_copy_does_not_forget_what_the_topics_held() {
-    for mode in [Mode::File, Mode::ExactlyOnce] {
-        for failpoint in
-            ["start.after-pending", "start.after-slot", "snapshot.after-slot", "snapshot.after-begun"]
-        {
-            let source = Source::new("adopted");
-            let hub = mode.hub(&source);
-            let mut workload = Workload::new(&source);
-            workload.insert(30);
-            let walgate = mode.walgate(&source, &hub);
-            walgate.run_until_caught_up();
-            // A clean leave by hand: slot, publication, checkpoint. The events stay.
-            source.drop_slots();
-            source.exec(&format!("DROP PUBLICATION {}_hub", source.name()));
-            forget_checkpoint(&source, &hub);
-            workload.begin().delete(5).rekey(2).truncate_u().commit();
+    let failpoints =
+        ["start.after-pending", "start.after-slot", "snapshot.after-slot", "snapshot.after-begun"];
+    let cases: Vec<(Mode, &str)> = [Mode::File, Mode::ExactlyOnce]
+        .iter()
+        .flat_map(|mode| failpoints.map(|name| (*mode, name)))
+        .collect();
+    in_parallel(&cases, |&(mode, failpoint)| {
+        let source = Source::new("adopted");
+        let hub = mode.hub(&source);
+        let mut workload = Workload::new(&source);
+        workload.insert(30);
+        let walgate = mode.walgate(&source, &hub);
+        walgate.run_until_caught_up();
+        // A clean leave by hand: slot, publication, checkpoint. The events stay.
+        source.drop_slots();
+        source.exec(&format!("DROP PUBLICATION {}_hub", source.name()));
+        forget_checkpoint(&source, &hub);
+        workload.begin().delete(5).rekey(2).truncate_u().commit();
 
-            assert!(crashes(&mode.walgate(&source, &hub).failpoint(failpoint)), "{failpoint}");
-            walgate.run_until_caught_up();
-            workload.assert_exact(&mode.events(&hub), &source, workload.count());
-        }
-    }
+        assert!(crashes(&mode.walgate(&source, &hub).failpoint(failpoint)), "{failpoint}");
+        walgate.run_until_caught_up();
+        workload.assert_exact(&mode.events(&hub), &source, workload.count());
+    });
 }
 
 /// Removes what the hub stores about the source's pipeline, as an administrator might.
