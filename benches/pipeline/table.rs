@@ -54,7 +54,7 @@ pub fn row_bytes(session: &Session) -> Result<String> {
 
 /// The columns of row number `i`.
 fn values() -> &'static str {
-    "i, (i * 7919 % 1000000)::int, \
+    "i, (i::bigint * 7919 % 1000000)::int, \
     md5(i::text) || md5((i + 1)::text) || md5((i + 2)::text) || md5((i + 3)::text), \
     timestamptz '2026-11-21 04:55:30.123456+00' + i * interval '1 second', (i % 1000000) / 100.0"
 }

@@ -92,7 +92,7 @@ impl SinkLimits {
     /// and what the client library keeps per message need the rest.
     pub fn of(memory_bytes_max: u64) -> Self {
         let share = usize::try_from(memory_bytes_max / 16).unwrap_or(usize::MAX);
-        SinkLimits { in_flight_bytes_max: share.clamp(256 << 10, 12 << 20) }
+        SinkLimits { in_flight_bytes_max: share.clamp(256 << 10, 8 << 20) }
     }
 }
 

@@ -25,6 +25,8 @@ use crate::sink::{Durable, Sink, SinkLimits, Stop, label};
 
 /// Events between two looks at what was acknowledged.
 const EVENTS_A_POLL: usize = 1000;
+/// Between two looks while too much is on its way.
+const LOOK_TIME: Duration = Duration::from_micros(500);
 /// Between two checkpoints under load.
 const CHECKPOINT_TIME: Duration = Duration::from_millis(250);
 /// Between two checkpoints when everything that was delivered is acknowledged: whoever waits for the
@@ -102,7 +104,7 @@ impl Producing {
     fn make_room(&self, producer: &BaseProducer<Deliveries>, is_full: bool) -> Result<()> {
         let low = self.limits.in_flight_bytes_max / 4 * 3;
         loop {
-            producer.poll(if is_full { Duration::from_millis(1) } else { Duration::ZERO });
+            serve_acknowledgements(producer);
             if let Some(failure) = producer.context().take_failure() {
                 return Err(failure);
             }
@@ -110,6 +112,19 @@ impl Producing {
                 return Ok(());
             }
             self.stop.check()?;
+            std::thread::sleep(LOOK_TIME);
+        }
+    }
+}
+
+/// Serves the acknowledgements that are here, without waiting for any: the crate's own wait spins for
+/// its last millisecond, on the core that librdkafka's thread needs.
+pub(super) fn serve_acknowledgements(producer: &BaseProducer<Deliveries>) {
+    loop {
+        let before = producer.context().in_flight_bytes();
+        producer.poll(Duration::ZERO);
+        if producer.context().in_flight_bytes() == before {
+            return;
         }
     }
 }
@@ -204,7 +219,7 @@ impl AtLeastOnce {
     }
 
     fn count_acknowledged(&mut self) -> Result<()> {
-        self.producer.poll(Duration::ZERO);
+        serve_acknowledgements(&self.producer);
         if let Some(failure) = self.producer.context().take_failure() {
             return Err(failure);
         }

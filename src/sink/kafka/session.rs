@@ -13,6 +13,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::at_least_once::serve_acknowledgements;
 use super::deliveries::{Deliveries, NOT_COUNTED};
 use super::topics::Topics;
 use super::{classify, producer_config, reader_config};
@@ -130,7 +131,7 @@ impl Session {
     fn wait_for_deliveries(&self, stop: &Stop) -> Result<()> {
         let deadline = Instant::now() + STEP_TIME_MAX;
         while self.producer.in_flight_count() > 0 {
-            self.producer.poll(Duration::ZERO);
+            serve_acknowledgements(&self.producer);
             if let Some(failure) = self.producer.context().take_failure() {
                 return Err(failure);
             }
