@@ -127,14 +127,14 @@ impl Topics {
     /// Transient when the brokers cannot be reached; definite when there is no such topic.
     pub fn partitions(&self, topic: &str) -> Result<i32> {
         // Asked anew every time: partitions can be added.
-        let count = self.existing()?.get(topic).copied().filter(|&count| count > 0);
-        let count = count.ok_or_else(|| {
-            classify(
+        match self.existing()?.get(topic) {
+            Some(0) => Err(leaderless(topic)),
+            Some(&count) => Ok(count),
+            None => Err(classify(
                 &format!("topic {topic}"),
                 KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition),
-            )
-        })?;
-        Ok(count)
+            )),
+        }
     }
 
     /// Those of `topics` that hold records.
@@ -145,7 +145,11 @@ impl Topics {
         let existing = self.existing()?;
         let mut found = Vec::new();
         for topic in topics {
-            for partition in 0..existing.get(topic).copied().unwrap_or(0) {
+            let Some(&partitions) = existing.get(topic) else { continue };
+            if partitions == 0 {
+                return Err(leaderless(topic));
+            }
+            for partition in 0..partitions {
                 let (low, high) = self
                     .admin
                     .inner()
@@ -224,7 +228,7 @@ impl Topics {
                     return Ok(());
                 }
                 Some(topic) if Instant::now() > deadline => {
-                    return Err(Error::transient(format!("topic {topic} has partitions without a leader")));
+                    return Err(leaderless(topic));
                 }
                 Some(_) => std::thread::sleep(Duration::from_millis(50)),
             }
@@ -263,6 +267,11 @@ impl Topics {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, i32>> {
         self.known.lock().expect("no holder panics")
     }
+}
+
+/// A topic that is there, in a cluster that is just now electing: it passes.
+fn leaderless(topic: &str) -> Error {
+    Error::transient(format!("topic {topic} has partitions without a leader"))
 }
 
 fn options() -> AdminOptions {
