@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::pgoutput::{Relation, ReplicaIdentity};
 
-/// The operations of row events, in the order of [`TablePlan::ops`].
+/// The operations of row events, in the order of `TablePlan::ops`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// A new row.

@@ -6,7 +6,7 @@
 //! - a copy reads one exported snapshot of a temporary slot, whose consistent point is the table's
 //!   `copied_at`; the main slot is older, so nothing lies between copy and stream;
 //! - no user table is read before every commit that the snapshot counts is visible to all
-//!   ([`guards::settle`]), and none whose file was replaced since ([`guards::replaced`]);
+//!   (`guards::settle`), and none whose file was replaced since (`guards::replaced`);
 //! - a table is done or not: what a crash leaves unfinished is copied again as a whole, as a new
 //!   generation that begins with a truncate event for every partition of its topic.
 //!

@@ -1,7 +1,7 @@
 //! `walgate check`: everything that would keep `walgate run` from working, found at once, within 30 s.
 //!
 //! Comes in: a configuration. Goes out: a [`Report`]. Always holds: nothing is changed, neither on the
-//! source nor on the hub (a probe file and a probe id excepted, see [`hub`]), and nobody is fenced, so it may
+//! source nor on the hub (a probe file and a probe id excepted, see `hub`), and nobody is fenced, so it may
 //! run beside a running pipeline. Source and hub are looked at side by side; what needs both (topics, and
 //! whether slot and checkpoint belong together) comes after them. Every step has a deadline of its own; what
 //! was found before one is told. DESIGN sections 3 and 7; issue 3, "What bad input gets".

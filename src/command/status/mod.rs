@@ -2,7 +2,7 @@
 //! docs/commands.md.
 //!
 //! Comes in: a running process's own word (its admin port), the source's slots and locks, the hub's
-//! checkpoint. Goes out: a [`Report`], as text or as JSON. Nothing is changed, nobody is fenced. What
+//! checkpoint. Goes out: a `Report`, as text or as JSON. Nothing is changed, nobody is fenced. What
 //! cannot be known is null: without a process at hand, the lag in seconds.
 
 mod local;
