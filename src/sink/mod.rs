@@ -91,8 +91,8 @@ impl SinkLimits {
     /// The share of `limits.memory_bytes_max` that a sink may take: the read buffer, three batches
     /// and what the client library keeps per message need the rest.
     pub fn of(memory_bytes_max: u64) -> Self {
-        let share = usize::try_from(memory_bytes_max / 16).unwrap_or(usize::MAX);
-        SinkLimits { in_flight_bytes_max: share.clamp(256 << 10, 8 << 20) }
+        let share = usize::try_from(memory_bytes_max / 64).unwrap_or(usize::MAX);
+        SinkLimits { in_flight_bytes_max: share.clamp(256 << 10, 64 << 20) }
     }
 }
 

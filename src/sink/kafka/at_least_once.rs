@@ -6,27 +6,21 @@
 //! its commit takes milliseconds for which no event should wait.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, Producer};
 
-use super::deliveries::{Deliveries, NOT_COUNTED};
+use super::deliveries::Deliveries;
+use super::producer_config;
+use super::producing::{Counting, Producing, take_failure};
 use super::session::{Session, connect};
-use super::{classify, producer_config, too_large};
 use crate::config::KafkaHub;
 use crate::error::{Error, Result};
-use crate::route::batch::{Batch, Event, Label, Labels, Moved, Progress};
+use crate::route::batch::{Batch, Progress};
 use crate::sink::checkpoint::{Checkpoint, TableState};
-use crate::sink::hub::HubTopics;
-use crate::sink::{Durable, Sink, SinkLimits, Stop, label};
+use crate::sink::{Durable, Sink};
 
-/// Events between two looks at what was acknowledged.
-const EVENTS_A_POLL: usize = 1000;
-/// Between two looks while too much is on its way.
-const LOOK_TIME: Duration = Duration::from_micros(500);
 /// Between two checkpoints under load.
 const CHECKPOINT_TIME: Duration = Duration::from_millis(250);
 /// Between two checkpoints when everything that was delivered is acknowledged: whoever waits for the
@@ -34,145 +28,6 @@ const CHECKPOINT_TIME: Duration = Duration::from_millis(250);
 const LAST_CHECKPOINT_TIME: Duration = Duration::from_millis(20);
 /// Between two looks while acknowledgements are missing.
 const PATIENCE: Duration = Duration::from_millis(2);
-
-/// How it is found out that a batch is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counting {
-    /// Message by message.
-    ByBatch,
-    /// By the commit of the transaction around it.
-    ByTransaction,
-}
-
-/// Turns batches into records.
-#[derive(Debug)]
-pub struct Producing {
-    topics: Arc<HubTopics>,
-    labels: Arc<Labels>,
-    known: Vec<Arc<Label>>,
-    /// Which of `known` have a topic that certainly exists.
-    ensured: Vec<bool>,
-    limits: SinkLimits,
-    pub(super) stop: Stop,
-}
-
-impl Producing {
-    /// Within `limits`, until told to stop.
-    pub fn new(topics: Arc<HubTopics>, labels: Arc<Labels>, limits: SinkLimits, stop: Stop) -> Self {
-        Producing { topics, labels, known: Vec::new(), ensured: Vec::new(), limits, stop }
-    }
-
-    /// Looks into an error of messages that were produced: see [`too_large`].
-    pub(super) fn judge(&self, error: Error) -> Error {
-        too_large::judge(&self.topics, error)
-    }
-
-    /// Hands all events of `batch` to librdkafka, in order.
-    pub(super) fn produce(
-        &mut self,
-        producer: &BaseProducer<Deliveries>,
-        batch: &Batch,
-        counting: Counting,
-    ) -> Result<()> {
-        let sequence = match counting {
-            Counting::ByTransaction => NOT_COUNTED,
-            Counting::ByBatch => {
-                let sequence = usize::try_from(batch.sequence).expect("a sequence number fits");
-                producer.context().begin(sequence, batch.events.len());
-                sequence
-            }
-        };
-        for (nth, event) in batch.events.iter().enumerate() {
-            let index = event.label.index();
-            let label = label(&mut self.known, &self.labels, index);
-            if !self.ensured.get(index).copied().unwrap_or(false) {
-                self.topics.ensure(std::slice::from_ref(&label.topic))?;
-                self.ensured.resize(self.ensured.len().max(index + 1), false);
-                self.ensured[index] = true;
-            }
-            send(producer, batch, event, label, sequence)?;
-            let is_full = producer.context().in_flight_bytes() > self.limits.in_flight_bytes_max;
-            if nth % EVENTS_A_POLL == EVENTS_A_POLL - 1 || is_full {
-                self.make_room(producer, is_full)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Serves acknowledgements. Once too much is on its way, waits until a quarter of it is not: a
-    /// look after every message would cost more than the message.
-    fn make_room(&self, producer: &BaseProducer<Deliveries>, is_full: bool) -> Result<()> {
-        let low = self.limits.in_flight_bytes_max / 4 * 3;
-        loop {
-            serve_acknowledgements(producer);
-            if let Some(failure) = producer.context().take_failure() {
-                return Err(failure);
-            }
-            if !is_full || producer.context().in_flight_bytes() <= low {
-                return Ok(());
-            }
-            self.stop.check()?;
-            std::thread::sleep(LOOK_TIME);
-        }
-    }
-}
-
-/// Serves the acknowledgements that are here, without waiting for any: the crate's own wait spins for
-/// its last millisecond, on the core that librdkafka's thread needs.
-pub(super) fn serve_acknowledgements(producer: &BaseProducer<Deliveries>) {
-    loop {
-        let before = producer.context().in_flight_bytes();
-        producer.poll(Duration::ZERO);
-        if producer.context().in_flight_bytes() == before {
-            return;
-        }
-    }
-}
-
-fn send(
-    producer: &BaseProducer<Deliveries>,
-    batch: &Batch,
-    event: &Event,
-    label: &Label,
-    sequence: usize,
-) -> Result<()> {
-    let (key, value) = (batch.part(&event.key), batch.part(&event.value));
-    let mut record = BaseRecord::with_opaque_to(&label.topic, sequence)
-        .key(key)
-        .payload(value)
-        .headers(headers(batch, event, label));
-    if let Some(partition) = event.partition {
-        record = record.partition(partition);
-    }
-    producer.send(record).map_err(|(error, _)| {
-        // A producer that takes nothing any more has a failed message to tell of.
-        producer.poll(Duration::ZERO);
-        producer.context().take_failure().unwrap_or_else(|| {
-            classify(&format!("topic {}, a message of {} bytes", label.topic, key.len() + value.len()), error)
-        })
-    })?;
-    producer.context().sent(key.len() + value.len());
-    Ok(())
-}
-
-fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
-    let header = |key, value| Header { key, value: Some(value) };
-    let mut headers = OwnedHeaders::new_with_capacity(7)
-        .insert(header("id", batch.part(&event.id)))
-        .insert(header("type", label.event_type.as_bytes()))
-        .insert(header("aggregate-type", label.aggregate_type.as_bytes()))
-        .insert(header("op", label.op.as_bytes()))
-        .insert(header("content-type", b"application/json"));
-    match &event.moved {
-        Some(Moved::From(range)) => headers = headers.insert(header("moved-from", batch.part(range))),
-        Some(Moved::To(range)) => headers = headers.insert(header("moved-to", batch.part(range))),
-        None => {}
-    }
-    if let Some(range) = &event.traceparent {
-        headers = headers.insert(header("traceparent", batch.part(range)));
-    }
-    headers
-}
 
 /// See the module.
 pub struct AtLeastOnce {
@@ -219,10 +74,7 @@ impl AtLeastOnce {
     }
 
     fn count_acknowledged(&mut self) -> Result<()> {
-        serve_acknowledgements(&self.producer);
-        if let Some(failure) = self.producer.context().take_failure() {
-            return Err(failure);
-        }
+        take_failure(&self.producer)?;
         while let Some(sequence) = self.producer.context().take_acknowledged() {
             let batch = self.waiting.get(self.acknowledged).expect("a delivered batch waits");
             assert_eq!(

@@ -1,5 +1,4 @@
-//! What librdkafka says about messages on their way: how many bytes, which failed first, and which
-//! batches are acknowledged whole.
+//! What librdkafka reports of messages: which failed first, and which batches are acknowledged whole.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -21,7 +20,7 @@ pub const NOT_COUNTED: usize = usize::MAX;
 /// The producer's context: librdkafka calls it from within `poll`, on the sink's own thread.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    in_flight_bytes: AtomicUsize,
+    served: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -45,14 +44,9 @@ impl Deliveries {
         self.lock().batches.push_back((sequence, messages));
     }
 
-    /// A message of that many bytes was handed to librdkafka.
-    pub fn sent(&self, bytes: usize) {
-        self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes handed to librdkafka and not acknowledged.
-    pub fn in_flight_bytes(&self) -> usize {
-        self.in_flight_bytes.load(Ordering::Relaxed)
+    /// Reports served so far.
+    pub fn served(&self) -> usize {
+        self.served.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest batch out if every one of its messages is acknowledged.
@@ -64,8 +58,7 @@ impl Deliveries {
 
     /// The first failure, with topic and size. What only followed from another one waits for that one, as long as
     /// anything is on its way.
-    pub fn take_failure(&self) -> Option<Error> {
-        let is_moving = self.in_flight_bytes() > 0;
+    pub fn take_failure(&self, is_moving: bool) -> Option<Error> {
         let failure = self.lock().failure.take_if(|known| !(is_moving && is_consequence(&known.error)))?;
         let Failure { topic, bytes, error } = failure;
         if is_too_large(&error) {
@@ -96,8 +89,7 @@ impl ProducerContext for Deliveries {
         let message = match result {
             Ok(message) | Err((_, message)) => message,
         };
-        let bytes = message.payload_len() + message.key_len();
-        self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.served.fetch_add(1, Ordering::Relaxed);
         if result.is_ok() && sequence == NOT_COUNTED {
             return;
         }
@@ -110,6 +102,7 @@ impl ProducerContext for Deliveries {
                 }
             }
             Err((error, _)) => {
+                let bytes = message.payload_len() + message.key_len();
                 let knows_better = state.failure.as_ref().is_none_or(|known| {
                     let explains = is_consequence(&known.error) && !is_consequence(error);
                     // Of a refused batch all messages fail: the largest is to blame.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::at_least_once::{Counting, Producing};
+use super::producing::{Counting, Producing};
 use super::session::Session;
 use crate::error::Result;
 use crate::lsn::Lsn;
@@ -15,7 +15,7 @@ use crate::sink::{Durable, Sink};
 
 /// A transaction is committed when it holds this much, in bytes: keeps memory and the consumers'
 /// delay bounded.
-const TRANSACTION_BYTES_MAX: usize = 12 << 20;
+const TRANSACTION_BYTES_MAX: usize = 32 << 20;
 /// A transaction is committed after this long, even if more is coming.
 const TRANSACTION_TIME_MAX: Duration = Duration::from_millis(200);
 /// How long to wait for a batch that was announced.

@@ -10,14 +10,16 @@ mod at_least_once;
 mod deliveries;
 mod exactly_once;
 mod preflight;
+mod producing;
 mod reader;
 mod session;
 mod topics;
 mod too_large;
 
-pub use at_least_once::{AtLeastOnce, Producing};
+pub use at_least_once::AtLeastOnce;
 pub use exactly_once::ExactlyOnce;
 pub use preflight::Preflight;
+pub use producing::Producing;
 pub use reader::{Reader, Start};
 pub use session::{Session, checkpoint_topic, forget, peek};
 pub use topics::Topics;

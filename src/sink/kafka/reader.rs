@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::session::is_passing;
-use super::{classify, reader_config};
+use super::{classify, deliveries, reader_config};
 use crate::config::KafkaHub;
 use crate::error::Result;
 
@@ -28,10 +30,27 @@ pub enum Start {
     End,
 }
 
+/// A consumer's context. What librdkafka reports as an error, the end of a partition included, also comes as
+/// the answer of `poll`: whoever polls judges it.
+#[derive(Debug)]
+pub(super) struct Reading;
+
+impl ClientContext for Reading {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        deliveries::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ConsumerContext for Reading {}
+
 /// See the module. All calls block.
 pub struct Reader {
     brokers: String,
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Reading>,
     /// How many partitions of each topic are read.
     followed: BTreeMap<String, i32>,
 }
@@ -50,7 +69,9 @@ impl Reader {
             .set("enable.auto.offset.store", "false")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "earliest");
-        let consumer = config.create().map_err(|error| classify("the Kafka client cannot be made", error))?;
+        let consumer = config
+            .create_with_context(Reading)
+            .map_err(|error| classify("the Kafka client cannot be made", error))?;
         Ok(Reader { brokers: hub.brokers.clone(), consumer, followed: BTreeMap::new() })
     }
 

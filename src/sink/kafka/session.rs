@@ -13,8 +13,9 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::at_least_once::serve_acknowledgements;
 use super::deliveries::{Deliveries, NOT_COUNTED};
+use super::producing::{in_flight, take_failure};
+use super::reader::Reading;
 use super::topics::Topics;
 use super::{classify, producer_config, reader_config};
 use crate::config::KafkaHub;
@@ -99,13 +100,9 @@ impl Session {
             .partition(0)
             .key(key)
             .payload(value);
-        match self.producer.send(record) {
-            Ok(()) => {
-                self.producer.context().sent(key.len() + value.len());
-                Ok(())
-            }
-            Err((error, _)) => Err(classify(&format!("topic {}", self.checkpoint_topic), error)),
-        }
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| classify(&format!("topic {}", self.checkpoint_topic), error))
     }
 
     /// Commits the open transaction: on return, everything in it is durable.
@@ -130,20 +127,17 @@ impl Session {
     /// waits in steps of 100 ms.
     fn wait_for_deliveries(&self, stop: &Stop) -> Result<()> {
         let deadline = Instant::now() + STEP_TIME_MAX;
-        while self.producer.in_flight_count() > 0 {
-            serve_acknowledgements(&self.producer);
-            if let Some(failure) = self.producer.context().take_failure() {
-                return Err(failure);
+        loop {
+            take_failure(&self.producer)?;
+            if in_flight(&self.producer) == 0 {
+                return Ok(());
             }
             stop.check()?;
             if Instant::now() > deadline {
                 return Err(Error::transient("Kafka acknowledged nothing for too long"));
             }
-            if self.producer.in_flight_count() > 0 {
-                std::thread::sleep(LOOK_TIME);
-            }
+            std::thread::sleep(LOOK_TIME);
         }
-        self.producer.context().take_failure().map_or(Ok(()), Err)
     }
 }
 
@@ -214,7 +208,8 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
         // The topic's end shows in an empty answer, for which the broker would wait 500 ms.
         .set("fetch.wait.max.ms", "5")
         .set("auto.offset.reset", "earliest");
-    let consumer: BaseConsumer = config.create().map_err(|error| classify(&doing, error))?;
+    let consumer: BaseConsumer<Reading> =
+        config.create_with_context(Reading).map_err(|error| classify(&doing, error))?;
     // librdkafka asks again after 500 ms when the partition's leader is not known yet as it is assigned.
     consumer.fetch_metadata(Some(topic), INIT_TIME_MAX).map_err(|error| classify(&doing, error))?;
     let mut assignment = TopicPartitionList::new();
