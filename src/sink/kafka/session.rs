@@ -59,7 +59,7 @@ impl Session {
     pub fn open(hub: &KafkaHub, topics: &Arc<Topics>, name: &str) -> Result<(Session, Stored)> {
         let checkpoint_topic = checkpoint_topic(name)?;
         topics.ensure_checkpoint(&checkpoint_topic)?;
-        let producer = fence(hub, name)?;
+        let producer = fence(hub, name, &checkpoint_topic)?;
         let stored = read(hub, &checkpoint_topic, name)?;
         let session = Session {
             producer,
@@ -174,19 +174,20 @@ pub fn forget(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<bool> {
     if !topics.existing()?.contains_key(&topic) {
         return Ok(false);
     }
-    fence(hub, name)?;
+    fence(hub, name, &topic)?;
     topics.remove(&topic)?;
     Ok(true)
 }
 
 /// Takes the transactional id, and with it every right to write as this pipeline.
-fn fence(hub: &KafkaHub, name: &str) -> Result<BaseProducer<Deliveries>> {
+fn fence(hub: &KafkaHub, name: &str, checkpoint_topic: &str) -> Result<BaseProducer<Deliveries>> {
     let mut config = producer_config(hub);
     config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
     let producer = connect(&config)?;
-    producer
-        .init_transactions(INIT_TIME_MAX)
-        .map_err(|error| classify(&format!("the transactional id {name} cannot be taken"), error))?;
+    let failed = |error| classify(&format!("the transactional id {name} cannot be taken"), error);
+    // librdkafka asks again after 500 ms when no broker is connected yet as it looks for the coordinator.
+    producer.client().fetch_metadata(Some(checkpoint_topic), INIT_TIME_MAX).map_err(failed)?;
+    producer.init_transactions(INIT_TIME_MAX).map_err(failed)?;
     Ok(producer)
 }
 
@@ -238,13 +239,16 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
                     stored.tables.insert(table.oid, table);
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(stored),
+            Some(Err(KafkaError::PartitionEOF(_))) => break,
             Some(Err(error)) if is_passing(&error) => {}
             Some(Err(error)) => return Err(classify(&doing, error)),
             None if Instant::now() > deadline => return Err(Error::transient(format!("{doing}: no answer"))),
             None => {}
         }
     }
+    // librdkafka takes 100 ms to end its threads.
+    std::thread::spawn(move || drop(consumer));
+    Ok(stored)
 }
 
 /// What librdkafka reports and mends by itself.
