@@ -16,6 +16,8 @@ use crate::route::batch::Batch;
 pub const IDLE_CHECKPOINT_TIME: Duration = Duration::from_secs(10);
 /// While more is waiting a batch is cut from this size on, in bytes.
 const BACKLOG_BATCH_BYTES: usize = 256 << 10;
+/// ... or after this long: what comes fast need not be much.
+const BACKLOG_BATCH_TIME: Duration = Duration::from_millis(5);
 
 /// How things stand when the loop asks.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +46,10 @@ impl Cadence {
     /// Whether the batch should go to the sink as soon as it can take it.
     pub fn is_cut_due(&self, pump: &Pump, ledger: &Ledger, moment: Moment) -> bool {
         if pump.has_events() {
-            return moment.is_full || !moment.has_backlog || pump.batch_bytes() >= BACKLOG_BATCH_BYTES;
+            return moment.is_full
+                || !moment.has_backlog
+                || pump.batch_bytes() >= BACKLOG_BATCH_BYTES
+                || moment.since_checkpoint >= BACKLOG_BATCH_TIME;
         }
         let is_asked = self.is_server_waiting && ledger.is_empty();
         !is_all_handed(pump, ledger)

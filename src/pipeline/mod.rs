@@ -6,6 +6,7 @@
 
 pub mod cadence;
 pub mod guard;
+mod inflow;
 pub mod pump;
 pub mod start;
 pub mod status;

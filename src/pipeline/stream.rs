@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::cadence::{self, Cadence, Moment};
 use super::guard::{self, FirstTransaction};
+use super::inflow::Inflow;
 use super::pump::{Pump, PumpSettings, Pumped};
 use super::start::{STREAM_OPTIONS, Started, blocking, rule_of};
 use super::status::State;
@@ -53,8 +54,6 @@ const RECEIVE_TIME_MAX: Duration = Duration::from_secs(45);
 const TICK: Duration = Duration::from_millis(200);
 /// The publication's tables are compared with the rules this often.
 const TABLES_TIME: Duration = Duration::from_secs(10);
-/// A read of at least this much means that more is waiting, in bytes.
-const BACKLOG_BYTES: usize = 32 << 10;
 /// The pause between two reads of a backlog: a reader that drains the socket at every wake-up makes
 /// the walsender send row by row (DESIGN section 8, point 2).
 const PACE: Duration = Duration::from_micros(500);
@@ -161,6 +160,7 @@ impl<'p> Stream<'p> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let batches = self.started.worker.batches.clone();
+        let mut inflow = Inflow::default();
         let mut has_backlog = false;
         loop {
             let is_full = match self.pump.pump(&mut self.connection)? {
@@ -219,7 +219,7 @@ impl<'p> Stream<'p> {
                     let bytes = filled?;
                     self.received_at = Instant::now();
                     self.asked_at = None;
-                    has_backlog = bytes >= BACKLOG_BYTES;
+                    has_backlog = inflow.received(bytes, self.clock.elapsed());
                     metrics::bytes_read(&self.pipeline.slot, bytes);
                     if has_backlog {
                         // Shorter than a timer's tick, and this thread is the pipeline's own.

@@ -18,6 +18,9 @@ use crate::sink::{Durable, Sink};
 const TRANSACTION_BYTES_MAX: usize = 32 << 20;
 /// A transaction is committed after this long, even if more is coming.
 const TRANSACTION_TIME_MAX: Duration = Duration::from_millis(200);
+/// The next transaction begins at least this long after a commit. While the broker still writes the markers of
+/// the last one it refuses the next, and librdkafka asks again after 20 ms.
+const REST: Duration = Duration::from_millis(1);
 /// How long to wait for a batch that was announced.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -27,6 +30,7 @@ pub struct ExactlyOnce {
     session: Session,
     producing: Producing,
     open: Option<Open>,
+    committed_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -42,7 +46,7 @@ impl ExactlyOnce {
     /// A sink that goes on from `checkpoint`.
     pub fn new(mut session: Session, checkpoint: Checkpoint, producing: Producing) -> Self {
         session.checkpoint = Some(checkpoint);
-        ExactlyOnce { session, producing, open: None }
+        ExactlyOnce { session, producing, open: None, committed_at: None }
     }
 }
 
@@ -51,6 +55,8 @@ impl Sink for ExactlyOnce {
         let open = match &mut self.open {
             Some(open) => open,
             none => {
+                let rested = self.committed_at.map_or(REST, |at| at.elapsed());
+                std::thread::sleep(REST.saturating_sub(rested));
                 self.session.begin()?;
                 none.insert(Open {
                     since: Instant::now(),
@@ -85,6 +91,7 @@ impl Sink for ExactlyOnce {
         let producing = &self.producing;
         self.session.commit(&producing.stop).map_err(|error| producing.judge(error))?;
         let open = self.open.take().expect("looked at above");
+        self.committed_at = Some(Instant::now());
         receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));
         Ok(())
     }

@@ -73,7 +73,9 @@ fn reader_config(hub: &KafkaHub) -> ClientConfig {
 fn producer_config(hub: &KafkaHub) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
-        .set("linger.ms", "2")
+        // What comes together arrives together: the pipeline cuts batches, and under a load librdkafka fills its
+        // own while five requests are on their way.
+        .set("linger.ms", "0.5")
         .set("message.max.bytes", MESSAGE_BYTES_MAX)
         // Bounded by the sink's own count of bytes in flight, which lets one huge message through.
         .set("queue.buffering.max.kbytes", "2000000")

@@ -185,8 +185,11 @@ fn fence(hub: &KafkaHub, name: &str, checkpoint_topic: &str) -> Result<BaseProdu
     config.set("transactional.id", name).set("transaction.timeout.ms", TRANSACTION_TIME_MAX_MS);
     let producer = connect(&config)?;
     let failed = |error| classify(&format!("the transactional id {name} cannot be taken"), error);
-    // librdkafka asks again after 500 ms when no broker is connected yet as it looks for the coordinator.
-    producer.client().fetch_metadata(Some(checkpoint_topic), INIT_TIME_MAX).map_err(failed)?;
+    // librdkafka asks again after 500 ms when no broker is connected as it looks for the coordinator. The first
+    // answer comes from a bootstrap broker, which it then leaves; the second needs one of the cluster's.
+    for _ in 0..2 {
+        producer.client().fetch_metadata(Some(checkpoint_topic), INIT_TIME_MAX).map_err(failed)?;
+    }
     producer.init_transactions(INIT_TIME_MAX).map_err(failed)?;
     Ok(producer)
 }
