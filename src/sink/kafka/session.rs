@@ -60,7 +60,9 @@ impl Session {
         let checkpoint_topic = checkpoint_topic(name)?;
         topics.ensure_checkpoint(&checkpoint_topic)?;
         let producer = fence(hub, name, &checkpoint_topic)?;
-        let stored = read(hub, &checkpoint_topic, name)?;
+        let (stored, consumer) = read(hub, &checkpoint_topic, name)?;
+        // librdkafka takes 100 ms to end its threads.
+        std::thread::spawn(move || drop(consumer));
         let session = Session {
             producer,
             name: name.to_owned(),
@@ -161,7 +163,7 @@ pub fn peek(hub: &KafkaHub, topics: &Topics, name: &str) -> Result<Stored> {
     if !topics.existing()?.contains_key(&topic) {
         return Ok(Stored::default());
     }
-    read(hub, &topic, name)
+    read(hub, &topic, name).map(|(stored, _)| stored)
 }
 
 /// Removes the checkpoint: its whole topic; false: there was none. Fences first, so that a frozen
@@ -200,8 +202,8 @@ pub(super) fn connect(config: &ClientConfig) -> Result<BaseProducer<Deliveries>>
         .map_err(|error| classify("the Kafka client cannot be made", error))
 }
 
-/// Reads the checkpoint topic to its end.
-fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
+/// Reads the checkpoint topic to its end; gives the consumer back, to be dropped.
+fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<(Stored, BaseConsumer<Reading>)> {
     let doing = format!("reading topic {topic}");
     let mut config = reader_config(hub);
     config
@@ -249,9 +251,7 @@ fn read(hub: &KafkaHub, topic: &str, name: &str) -> Result<Stored> {
             None => {}
         }
     }
-    // librdkafka takes 100 ms to end its threads.
-    std::thread::spawn(move || drop(consumer));
-    Ok(stored)
+    Ok((stored, consumer))
 }
 
 /// What librdkafka reports and mends by itself.
