@@ -32,7 +32,7 @@ use crate::wal::pgoutput::{Message, Relation, decode};
 use crate::wal::timestamp::Timestamp;
 
 /// A batch is full at this size, in bytes of events; one message may take it over.
-const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCH_BYTES_MAX: usize = 512 << 10;
 /// A batch is full at this many events: what librdkafka keeps per message counts too.
 const BATCH_EVENTS_MAX: usize = 4096;
 

@@ -88,10 +88,10 @@ pub struct SinkLimits {
 }
 
 impl SinkLimits {
-    /// The share of `limits.memory_bytes_max` that a sink may take: the read buffer, three batches
-    /// and what the client library keeps per message need the rest.
+    /// The share of `limits.memory_bytes_max` that a sink may take. It is small, since what is on its way is
+    /// touched by three threads: it should stay in the processor's cache (docs/decisions/kafka-client.md).
     pub fn of(memory_bytes_max: u64) -> Self {
-        let share = usize::try_from(memory_bytes_max / 64).unwrap_or(usize::MAX);
+        let share = usize::try_from(memory_bytes_max / 256).unwrap_or(usize::MAX);
         SinkLimits { in_flight_bytes_max: share.clamp(256 << 10, 64 << 20) }
     }
 }
