@@ -1,9 +1,8 @@
 //! From a batch to records, with no more on their way than memory allows.
 //!
-//! Comes in: batches. Goes out: records in librdkafka's queues, in the order of the batch. What is on its
-//! way is known exactly where every message's acknowledgement is reported. Under exactly-once only failures
-//! are, since the transaction's commit speaks for all the others and a report costs as much as a message;
-//! then it is bounded by what was sent, and by the number of messages left times the largest of them.
+//! Comes in: batches. Goes out: records in librdkafka's queues, in the order of the batch. Always holds: what is on
+//! its way is never thought to be less than it is. librdkafka tells how many messages are left, not how large they
+//! are; so their bytes are bounded by what was sent, and by that number times the largest of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,7 @@ const EVENTS_A_POLL: usize = 1000;
 /// Between two looks while too much is on its way.
 const LOOK_TIME: Duration = Duration::from_micros(500);
 
-/// How it is found out that a batch is acknowledged.
+/// How it is found out that a batch is acknowledged. Failures are reported either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counting {
     /// Message by message.
