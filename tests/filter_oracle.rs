@@ -31,14 +31,38 @@ const COLUMNS: &[(&str, &str, &[&str])] = &[
         "n",
         "numeric",
         &[
-            "0", "0.00", "1", "1.0", "1.50", "-1.5", "0.1", "10", "99999999999999999999.5", "NaN", "Infinity",
-            "-Infinity", "-0.0001", "9223372036854775807.5", "1234567890123456789012345678901234567890",
+            "0",
+            "0.00",
+            "1",
+            "1.0",
+            "1.50",
+            "-1.5",
+            "0.1",
+            "10",
+            "99999999999999999999.5",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "-0.0001",
+            "9223372036854775807.5",
+            "1234567890123456789012345678901234567890",
         ],
     ),
     ("m", "numeric(12,2)", &["0", "1", "1.5", "-1.5", "0.10", "10"]),
     ("f4", "float4", &["0", "-0", "0.1", "1.5", "NaN", "Infinity", "3e38", "1e-45", "16777216"]),
-    ("f8", "float8", &["0", "-0", "0.1", "1.5", "NaN", "-Infinity", "1e308", "5e-324", "9007199254740993", "2.5"]),
-    ("t", "text", &["", "a", "A", "ab", "a%b", "abc", "a\\b", "äöü", "😀", "NULL", " a ", "1", "10", "1.5", "t", "x_y", " 7"]),
+    (
+        "f8",
+        "float8",
+        &["0", "-0", "0.1", "1.5", "NaN", "-Infinity", "1e308", "5e-324", "9007199254740993", "2.5"],
+    ),
+    (
+        "t",
+        "text",
+        &[
+            "", "a", "A", "ab", "a%b", "abc", "a\\b", "äöü", "😀", "NULL", " a ", "1", "10", "1.5", "t",
+            "x_y", " 7",
+        ],
+    ),
     ("u", "text", &["", "a", "b", "abc", "1", "EU"]),
     ("v", "varchar(20)", &["", "a", "ab", "EU", "äö"]),
     ("c", "char(4)", &["", "a", "a b", "abcd"]),
@@ -47,10 +71,36 @@ const COLUMNS: &[(&str, &str, &[&str])] = &[
     ("b", "bool", &["t", "f"]),
     ("p", "bool", &["t", "f"]),
     ("uu", "uuid", &["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "00000000-0000-0000-0000-000000000000"]),
-    ("dt", "date", &["2026-01-01", "2026-11-21", "infinity", "-infinity", "0044-03-15 BC", "5874897-12-31", "2024-02-29"]),
+    (
+        "dt",
+        "date",
+        &[
+            "2026-01-01",
+            "2026-11-21",
+            "infinity",
+            "-infinity",
+            "0044-03-15 BC",
+            "5874897-12-31",
+            "2024-02-29",
+        ],
+    ),
     ("tm", "time", &["00:00", "04:55:30.5", "24:00:00", "23:59:59.999999"]),
-    ("ts", "timestamp", &["2026-01-01 00:00", "2026-11-21 04:55:30.123456", "infinity", "0001-12-31 23:59:59 BC", "294276-12-31 23:59:59.999999"]),
-    ("tz", "timestamptz", &["2026-01-01 00:00+00", "2026-11-21 04:55:30.5+00", "-infinity", "12026-01-01 00:00+00"]),
+    (
+        "ts",
+        "timestamp",
+        &[
+            "2026-01-01 00:00",
+            "2026-11-21 04:55:30.123456",
+            "infinity",
+            "0001-12-31 23:59:59 BC",
+            "294276-12-31 23:59:59.999999",
+        ],
+    ),
+    (
+        "tz",
+        "timestamptz",
+        &["2026-01-01 00:00+00", "2026-11-21 04:55:30.5+00", "-infinity", "12026-01-01 00:00+00"],
+    ),
     ("by", "bytea", &["\\x", "\\x00", "\\x00ff", "\\xff", "\\x41"]),
     ("mood", "public.mood", &["sad", "ok", "it's", "NULL"]),
     ("ia", "int4[]", &["{}", "{1}", "{1,2}", "{1,NULL}", "[0:1]={1,2}", "{{1,2},{3,4}}"]),
@@ -60,17 +110,34 @@ const COLUMNS: &[(&str, &str, &[&str])] = &[
         "js",
         "json",
         &[
-            "{\"a\": 1.0, \"a\": \"x\", \"b\": [1, {\"c\": null}]}", " [1, \"a\", null, {\"a\":2}] ", "5", "\"a\"", "null",
-            "{\"a\": \"\\u00e4\\n\"}", "{\"b\": \"\\u0000\", \"a\": \"1\"}", "{\"a\": \" 12 \"}", "{}", "[]",
+            "{\"a\": 1.0, \"a\": \"x\", \"b\": [1, {\"c\": null}]}",
+            " [1, \"a\", null, {\"a\":2}] ",
+            "5",
+            "\"a\"",
+            "null",
+            "{\"a\": \"\\u00e4\\n\"}",
+            "{\"b\": \"\\u0000\", \"a\": \"1\"}",
+            "{\"a\": \" 12 \"}",
+            "{}",
+            "[]",
         ],
     ),
     (
         "jb",
         "jsonb",
         &[
-            "{\"a\": 1.0, \"b\": [1, {\"c\": null}], \"n\": 7}", "[1, \"a\", null, {\"a\": 2}]", "5", "\"a\"", "null",
-            "{\"a\": \"\\u00e4\\n\\\"\"}", "{\"a\": null, \"n\": \"x\"}", "{\"a\": {\"b\": \"c\", \"d\": \"}\"}}", "{\"n\": \"12\"}",
-            "{}", "[]", "{\"a\": true, \"\": 1}",
+            "{\"a\": 1.0, \"b\": [1, {\"c\": null}], \"n\": 7}",
+            "[1, \"a\", null, {\"a\": 2}]",
+            "5",
+            "\"a\"",
+            "null",
+            "{\"a\": \"\\u00e4\\n\\\"\"}",
+            "{\"a\": null, \"n\": \"x\"}",
+            "{\"a\": {\"b\": \"c\", \"d\": \"}\"}}",
+            "{\"n\": \"12\"}",
+            "{}",
+            "[]",
+            "{\"a\": true, \"\": 1}",
         ],
     ),
     ("dom", "public.positive", &["1", "10"]),
@@ -310,7 +377,8 @@ impl Dice {
             }
             6 => {
                 let inner = self.condition(deeper);
-                let test = self.of(&["IS TRUE", "IS NOT TRUE", "IS FALSE", "IS NOT FALSE", "IS UNKNOWN", "IS NULL"]);
+                let test =
+                    self.of(&["IS TRUE", "IS NOT TRUE", "IS FALSE", "IS NOT FALSE", "IS UNKNOWN", "IS NULL"]);
                 format!("{} {test}", self.wrap(inner))
             }
             7 => {
@@ -328,7 +396,10 @@ impl Dice {
 
     fn test(&mut self) -> String {
         let comparison = ["=", "<>", "!=", "<", "<=", ">", ">="];
-        let kind = self.of(&["number", "number", "number", "text", "text", "c", "bool", "uuid", "moment", "bytea", "mood", "array", "json", "json"]);
+        let kind = self.of(&[
+            "number", "number", "number", "text", "text", "c", "bool", "uuid", "moment", "bytea", "mood",
+            "array", "json", "json",
+        ]);
         match kind {
             "c" => format!("c {} {}", self.of(&["=", "<>"]), self.of(&["'a'", "'a '", "c", "''"])),
             "bool" => self.of(&["b", "p", "NOT b", "b = p", "b < p", "b IS NOT TRUE"]).to_owned(),
@@ -346,14 +417,31 @@ impl Dice {
                 format!("mood {op} {label}")
             }
             "moment" => {
-                let (column, literals): (&str, &[&str]) = *[
-                    ("dt", &["'2026-01-01'", "'infinity'", "dt", "ts", "'2024-02-29'::date", "dt::timestamp"][..]),
-                    ("ts", &["'2026-01-01'", "'2026-11-21 04:55:30.123456'", "dt", "ts", "'-infinity'"][..]),
-                    ("tz", &["'2026-01-01'", "'2026-11-21T05:55:30.5+01'", "'2026-01-01 00:00Z'", "tz"][..]),
-                    ("tm", &["'00:00'", "'04:55:30.5'", "tm", "time '23:59:59'"][..]),
-                ]
-                .choose(&mut self.0)
-                .expect("choices");
+                let (column, literals): (&str, &[&str]) =
+                    *[
+                        (
+                            "dt",
+                            &[
+                                "'2026-01-01'",
+                                "'infinity'",
+                                "dt",
+                                "ts",
+                                "'2024-02-29'::date",
+                                "dt::timestamp",
+                            ][..],
+                        ),
+                        (
+                            "ts",
+                            &["'2026-01-01'", "'2026-11-21 04:55:30.123456'", "dt", "ts", "'-infinity'"][..],
+                        ),
+                        (
+                            "tz",
+                            &["'2026-01-01'", "'2026-11-21T05:55:30.5+01'", "'2026-01-01 00:00Z'", "tz"][..],
+                        ),
+                        ("tm", &["'00:00'", "'04:55:30.5'", "tm", "time '23:59:59'"][..]),
+                    ]
+                    .choose(&mut self.0)
+                    .expect("choices");
                 let op = self.of(&comparison);
                 match self.0.random_range(0..4) {
                     0 => format!("{column} BETWEEN {} AND {}", self.of(literals), self.of(literals)),
@@ -363,19 +451,36 @@ impl Dice {
             }
             "array" => self
                 .of(&[
-                    "ia = '{1,2}'", "ia <> ARRAY[1]", "i4 = ANY (ia)", "i2 > ALL (ia)", "t = ANY (ta)", "u <> ALL (ta)",
-                    "ta = ARRAY['a', 'b']", "ta <> '{a,b}'", "n = ANY (na)", "na = na", "i4 = ANY (ARRAY[j4, 1, i2])",
-                    "i4 = ANY ('{1,10,NULL}')", "i8 <> ALL (ARRAY[1, 2])", "t = ANY ('{a,ab,NULL}')", "i4 < ANY (ARRAY[1, 2.5])",
+                    "ia = '{1,2}'",
+                    "ia <> ARRAY[1]",
+                    "i4 = ANY (ia)",
+                    "i2 > ALL (ia)",
+                    "t = ANY (ta)",
+                    "u <> ALL (ta)",
+                    "ta = ARRAY['a', 'b']",
+                    "ta <> '{a,b}'",
+                    "n = ANY (na)",
+                    "na = na",
+                    "i4 = ANY (ARRAY[j4, 1, i2])",
+                    "i4 = ANY ('{1,10,NULL}')",
+                    "i8 <> ALL (ARRAY[1, 2])",
+                    "t = ANY ('{a,ab,NULL}')",
+                    "i4 < ANY (ARRAY[1, 2.5])",
                 ])
                 .to_owned(),
             "json" => {
                 let document = self.of(&["js", "jb", "jb"]);
-                let path = self.of(&["'a'", "'b'", "'n'", "0", "-1", "1", "u", "'b'->1", "'a'->'b'", "3->'a'"]);
+                let path =
+                    self.of(&["'a'", "'b'", "'n'", "0", "-1", "1", "u", "'b'->1", "'a'->'b'", "3->'a'"]);
                 let value = self.of(&["'1.0'", "'x'", "'a'", "'1'", "'7'", "'ä\n'", "NULL", "t"]);
                 match self.0.random_range(0..5) {
                     0 => format!("{document}->{path} IS NULL"),
                     1 => format!("{document}->'b'->>{} IS NOT NULL", self.of(&["0", "1", "'c'", "-1"])),
-                    2 => format!("({document}->>{})::int > {}", self.of(&["'n'", "'a'", "0"]), self.of(&["5", "i4"])),
+                    2 => format!(
+                        "({document}->>{})::int > {}",
+                        self.of(&["'n'", "'a'", "0"]),
+                        self.of(&["5", "i4"])
+                    ),
                     3 => format!("{document}->'b'->{}->>'c' IS NULL", self.of(&["0", "1", "'c'"])),
                     _ => format!("{document}->>{} = {value}", self.of(&["'a'", "'n'", "0", "1", "-1", "u"])),
                 }
@@ -389,14 +494,16 @@ impl Dice {
         let left = self.text(1);
         match self.0.random_range(0..8) {
             0 | 1 => {
-                let pattern = self.of(&["'a%'", "'%b'", "'_'", "'a\\%b'", "'%a%'", "''", "'%'", "'a_'", "'__ü'", "NULL", "'A%'"]);
+                let pattern = self.of(&[
+                    "'a%'", "'%b'", "'_'", "'a\\%b'", "'%a%'", "''", "'%'", "'a_'", "'__ü'", "NULL", "'A%'",
+                ]);
                 format!("{left} {} {pattern}", self.of(&["LIKE", "NOT LIKE"]))
             }
             2 => {
                 let items: Vec<String> = (0..3).map(|_| self.text(0)).collect();
                 format!("{left} {} ({})", self.of(&["IN", "NOT IN"]), items.join(", "))
             }
-            3 => format!("{left} COLLATE \"C\" {} {}", self.of(&["<", ">=", "="]), self.text(0)),
+            3 => format!("({left}) COLLATE \"C\" {} {}", self.of(&["<", ">=", "="]), self.text(0)),
             4 => format!("k {} {}", self.of(&["<", ">=", "="]), self.text(0)),
             5 => format!("{left} IS {} {}", self.of(&["DISTINCT FROM", "NOT DISTINCT FROM"]), self.text(0)),
             6 => format!("{left} IS NULL"),
@@ -466,16 +573,36 @@ impl Dice {
                 8 => format!("nullif({left}, {right})"),
                 9 => format!("CASE WHEN {} THEN {left} ELSE {right} END", self.of(&["b", "p", "i4 > 1"])),
                 10 => {
-                    let target = self.of(&["int2", "int4", "int8", "numeric", "float8", "float4", "integer", "bigint"]);
+                    let target = self
+                        .of(&["int2", "int4", "int8", "numeric", "float8", "float4", "integer", "bigint"]);
                     format!("{left}::{target}")
                 }
-                _ => format!("CAST({} AS {})", self.of(&["t", "u", "left"]).replace("left", &left), self.of(&["int", "numeric"])),
+                _ => format!(
+                    "CAST({} AS {})",
+                    self.of(&["t", "u", "left"]).replace("left", &left),
+                    self.of(&["int", "numeric"])
+                ),
             };
         }
         match self.0.random_range(0..5) {
-            0 => self.of(&["0", "1", "-1", "2", "10", "0.1", "1.5", "-1.50", "3000000000", "99999999999999999999.5"]).to_owned(),
+            0 => self
+                .of(&[
+                    "0",
+                    "1",
+                    "-1",
+                    "2",
+                    "10",
+                    "0.1",
+                    "1.5",
+                    "-1.50",
+                    "3000000000",
+                    "99999999999999999999.5",
+                ])
+                .to_owned(),
             1 => self.of(&["'1'", "NULL", "'10'", "1.0", "1e1", "32767"]).to_owned(),
-            _ => self.of(&["i2", "i4", "j4", "i8", "n", "m", "f4", "f8", "i4", "n", "dom", "length(t)"]).to_owned(),
+            _ => self
+                .of(&["i2", "i4", "j4", "i8", "n", "m", "f4", "f8", "i4", "n", "dom", "length(t)"])
+                .to_owned(),
         }
     }
 }
@@ -531,7 +658,10 @@ async fn every_condition_agrees_with_the_server() {
         println!("{counts:?}");
         let shown = faults.len().min(40);
         assert!(faults.is_empty(), "seed {seed}: {} faults:\n{}", faults.len(), faults[..shown].join("\n"));
-        assert!(counts.own * 10 > (counts.own + counts.server) * 6, "too much goes to the server: {counts:?}");
+        assert!(
+            counts.own * 10 > (counts.own + counts.server) * 6,
+            "too much goes to the server: {counts:?}"
+        );
         assert!(counts.passes * 20 > counts.judgements, "hardly a row passes: {counts:?}");
         assert!(counts.errors > 0 && counts.decided_without_a_cell > 0, "{counts:?}");
     })
@@ -598,13 +728,17 @@ async fn compare(
             (Ok(blind), Judgement::Is(_)) => {
                 counts.decided_without_a_cell += 1;
                 if !agrees(Ok(blind), judgement) {
-                    faults.push(format!("{condition}: {blind:?} without {}, is {judgement:?}", COLUMNS[hidden].0));
+                    faults.push(format!(
+                        "{condition}: {blind:?} without {}, is {judgement:?}",
+                        COLUMNS[hidden].0
+                    ));
                     return;
                 }
             }
             (Err(_), Judgement::Error(_)) | (Ok(Verdict::Fail | Verdict::Pass), Judgement::Error(_)) => {}
             (blind, _) => {
-                faults.push(format!("{condition}: {blind:?} without {}, is {judgement:?}", COLUMNS[hidden].0));
+                faults
+                    .push(format!("{condition}: {blind:?} without {}, is {judgement:?}", COLUMNS[hidden].0));
                 return;
             }
         }
@@ -619,6 +753,7 @@ fn agrees(verdict: Result<Verdict, EvalError>, judgement: &Judgement) -> bool {
             EvalError::DivisionByZero => code == "22012",
             EvalError::OutOfRange { .. } => code == "22003" || code == "22008",
             EvalError::InvalidText { .. } => code == "22P02",
+            EvalError::NotFinite { .. } => code == "0A000",
             EvalError::JsonEscape => code == "22P05" || code == "22P02",
             _ => false,
         },
@@ -637,12 +772,13 @@ async fn compare_server(
     if arrays.is_empty() {
         arrays.push(vec![None; zoo.rows.len()]);
     }
-    let parameters: Vec<_> = arrays.iter().map(|array| array as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
+    let parameters: Vec<_> =
+        arrays.iter().map(|array| array as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     let has_error = judgements.iter().any(|judgement| matches!(judgement, Judgement::Error(_)));
     let statement = filter.server_statement();
     match client.query(&statement, &parameters).await {
         Err(error) if has_error && error.code().is_some() => Ok(()),
-        Err(error) => Err(format!("{statement}: {error:?}")),
+        Err(error) => Err(format!("{error:?}: {statement}")),
         Ok(_) if has_error => Err("the statement did not raise the error".to_owned()),
         Ok(rows) => {
             let found: Vec<_> = rows.iter().map(|row| Judgement::Is(row.get(0))).collect();
@@ -693,7 +829,11 @@ async fn fill(client: &Client, dice: &mut Dice) -> Zoo {
         let values: Vec<String> = COLUMNS
             .iter()
             .map(|(_, _, values)| {
-                if dice.one_in(8) { "NULL".to_owned() } else { format!("'{}'", dice.of(values).replace('\'', "''")) }
+                if dice.one_in(8) {
+                    "NULL".to_owned()
+                } else {
+                    format!("'{}'", dice.of(values).replace('\'', "''"))
+                }
             })
             .collect();
         let _ = write!(sql, "INSERT INTO public.zoo VALUES ({row}, {});", values.join(", "));
@@ -748,7 +888,9 @@ async fn fill(client: &Client, dice: &mut Dice) -> Zoo {
         });
         zoo.facts.add(row.get(0), row.get(1), collation);
     }
-    for message in client.simple_query("SELECT * FROM public.zoo ORDER BY \"row\"").await.expect("the rows are read") {
+    for message in
+        client.simple_query("SELECT * FROM public.zoo ORDER BY \"row\"").await.expect("the rows are read")
+    {
         let SimpleQueryMessage::Row(row) = message else { continue };
         zoo.rows.push((1..row.len()).map(|at| row.get(at).map(str::to_owned)).collect());
     }
