@@ -151,7 +151,7 @@ const SETUP: &str = "\
     CREATE FUNCTION public.judge(condition text, id integer) RETURNS text LANGUAGE plpgsql AS $$ \
     DECLARE result boolean; \
     BEGIN \
-      EXECUTE 'SELECT (' || condition || ') FROM public.zoo WHERE \"row\" = ' || id INTO result; \
+      EXECUTE 'SELECT (' || condition || E'\\n) AND true FROM public.zoo WHERE \"row\" = ' || id INTO result; \
       RETURN result::text; \
     EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE; \
     END $$";
@@ -322,6 +322,11 @@ const PINNED: &[&str] = &[
     "i4 IN (1, j4, 2)",
     "i4 NOT IN (1, NULL)",
     "i4 IN (NULL, 1 / j4)",
+    "i4 IN (5, 1, 3, 2147483647, 7, -1, 9, 11, 0, 13)",
+    "i8 NOT IN (5, 1, 3, 3000000000, 7, -1, 9, 11, 0, NULL)",
+    "t IN ('z', 'abc', 'a', 'y', 'x', 'äöü', 'w', '1', 'v', '', NULL)",
+    "n NOT IN (5, 1.0, 3, 'NaN', 7, -1.5, 9, 11, 0, 10, 12)",
+    "dt IN ('2026-01-01', '2025-01-01', '2024-01-01', '2023-01-01', 'infinity', '2021-01-01', '2020-01-01', '2019-01-01', '2018-01-01')",
     "t IN ('a', 'b') AND t NOT IN ('a')",
     "zoo.i4 = 1",
     "\"i4\" = 1 /* a /* nested */ comment */",
@@ -392,6 +397,98 @@ impl Dice {
             }
             _ => self.test(),
         }
+    }
+
+    /// Operands and operators one after the other, hardly a parenthesis: much of it is no SQL, and what is
+    /// asks for PostgreSQL's precedence.
+    fn chain(&mut self) -> String {
+        let operands = &[
+            "i4",
+            "j4",
+            "b",
+            "p",
+            "t",
+            "u",
+            "1",
+            "0",
+            "'1'",
+            "'a'",
+            "NULL",
+            "true",
+            "-1",
+            "- j4",
+            "i4::text",
+            "NOT b",
+            "- i4::int8",
+            "CAST(t AS varchar)",
+            "NOT b IS NULL",
+            "(i4 = 1)",
+            "jb",
+            "n",
+            "1.5",
+            "'a'::text",
+            "CASE WHEN b THEN 1 END",
+            "jb -> 'a'",
+            "f8",
+            "k COLLATE \"C\"",
+        ];
+        let operators = &[
+            "=",
+            "=",
+            "<>",
+            "<",
+            ">=",
+            "!=",
+            "AND",
+            "AND",
+            "OR",
+            "OR",
+            "+",
+            "-",
+            "*",
+            "/",
+            "%",
+            "||",
+            "->",
+            "->>",
+            "IS DISTINCT FROM",
+            "IS NOT DISTINCT FROM",
+            "LIKE",
+            "NOT LIKE",
+            "AND NOT",
+            "OR NOT",
+            "= ANY (ia) AND",
+        ];
+        let postfixes = &[
+            "IS NULL",
+            "IS TRUE",
+            "IS NOT FALSE",
+            "NOTNULL",
+            "IN (1, 2)",
+            "NOT IN (1)",
+            "BETWEEN 0 AND 2",
+            "NOT BETWEEN j4 AND 1",
+            "LIKE '1'",
+            "::text",
+            "::bool",
+            "= 1",
+            "IS UNKNOWN",
+        ];
+        let spaces = &[" ", " ", " ", "  ", "", "\t", "\n", "/**/"];
+        let mut text = String::new();
+        for at in 0..self.0.random_range(1..6) {
+            if at > 0 {
+                text += self.of(spaces);
+                text += self.of(operators);
+                text += self.of(spaces);
+            }
+            text += self.of(operands);
+            if self.one_in(4) {
+                text += self.of(spaces);
+                text += self.of(postfixes);
+            }
+        }
+        text
     }
 
     fn test(&mut self) -> String {
@@ -652,7 +749,7 @@ async fn every_condition_agrees_with_the_server() {
             compare(&client, &zoo, condition, &mut dice, &mut counts, &mut faults).await;
         }
         for _ in 0..conditions {
-            let condition = dice.condition(3);
+            let condition = if dice.one_in(4) { dice.chain() } else { dice.condition(3) };
             compare(&client, &zoo, &condition, &mut dice, &mut counts, &mut faults).await;
         }
         println!("{counts:?}");
@@ -678,15 +775,18 @@ async fn compare(
 ) {
     let judgements = judge(client, condition).await;
     // What PostgreSQL does not even plan has the same error for every row.
-    let is_invalid = judgements.iter().all(|judgement| {
-        matches!(judgement, Judgement::Error(code) if code.starts_with("42") || code == "22P02" || code == "22007")
-    });
+    let refused_with = |is_such: &dyn Fn(&str) -> bool| {
+        judgements.iter().all(|judgement| matches!(judgement, Judgement::Error(code) if is_such(code)))
+    };
+    let is_invalid = refused_with(&|code| code.starts_with("42"));
+    // A constant that cannot be read is refused by PostgreSQL at once; Walgate may fail with each row.
+    let is_unreadable = refused_with(&|code| code == "22P02" || code == "22007");
     let filter = match Filter::compile(condition, &zoo.relation, &zoo.types, &zoo.enums, &zoo.facts) {
         Ok(filter) => filter,
-        Err(_) if is_invalid => return counts.invalid += 1,
+        Err(_) if is_invalid || is_unreadable => return counts.invalid += 1,
         Err(error) => return faults.push(format!("{condition}: refused: {error}")),
     };
-    if is_invalid {
+    if is_invalid || (is_unreadable && filter.evaluator() == Evaluator::Server) {
         counts.invalid += 1;
         if filter.evaluator() == Evaluator::Own {
             faults.push(format!("{condition}: PostgreSQL refuses it with {:?}", judgements[0]));
@@ -793,7 +893,7 @@ async fn compare_server(
 }
 
 async fn judge(client: &Client, condition: &str) -> Vec<Judgement> {
-    let sql = format!("SELECT ({condition}) FROM public.zoo ORDER BY \"row\"");
+    let sql = format!("SELECT ({condition}\n) AND true FROM public.zoo ORDER BY \"row\"");
     if let Ok(messages) = client.simple_query(&sql).await {
         let row = |message: &SimpleQueryMessage| match message {
             SimpleQueryMessage::Row(row) => match row.get(0) {

@@ -18,6 +18,9 @@ use super::like::Pattern;
 use super::types::Type;
 use crate::wal::pgoutput::Value;
 
+/// Lists at least this long are searched, not gone through.
+const SET_LEN_MIN: usize = 9;
+
 /// A comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CompareOp {
@@ -80,6 +83,14 @@ pub(super) enum Node {
         by: Order,
         is_all: bool,
         sides: Box<[Node; 2]>,
+    },
+    /// IN and NOT IN of many constants: a set in ascending order.
+    Among {
+        node: Box<Node>,
+        by: Order,
+        set: Vec<Datum<'static>>,
+        has_null: bool,
+        is_negated: bool,
     },
     Array(Vec<Node>),
     Arith {
@@ -178,6 +189,11 @@ impl Node {
             }
             Node::Is { node, value } => Ok(Some(Datum::Bool(truth(node, cells)? == Some(*value)))),
             Node::Any { op, by, is_all, sides } => any(*op, by, *is_all, sides, cells),
+            Node::Among { node, by, set, has_null, is_negated } => {
+                let Some(value) = node.eval(cells)? else { return Ok(None) };
+                let is_among = among(by, set, &value)?;
+                Ok((is_among || !has_null).then_some(Datum::Bool(is_among != *is_negated)))
+            }
             Node::Array(nodes) => {
                 let elements = nodes.iter().map(|node| node.eval(cells)).collect::<Result<_, _>>()?;
                 Ok(Some(Datum::Array(ArrayValue::list(elements))))
@@ -247,7 +263,7 @@ impl Node {
             Node::Coalesce(nodes) => folded_coalesce(nodes),
             other => other,
         };
-        this.folded_operator()
+        this.folded_operator().with_set()
     }
 
     fn folded_operator(self) -> Node {
@@ -278,7 +294,11 @@ impl Node {
                 return Node::Const(Some(Datum::Bool(true)));
             }
             Node::And(nodes) | Node::Or(nodes) => (nodes.iter().all(Node::is_const), false),
-            Node::Const(_) | Node::Column { .. } | Node::Case { .. } | Node::Coalesce(_) => (false, false),
+            Node::Const(_)
+            | Node::Column { .. }
+            | Node::Among { .. }
+            | Node::Case { .. }
+            | Node::Coalesce(_) => (false, false),
         };
         if has_null {
             return Node::Const(None);
@@ -286,6 +306,24 @@ impl Node {
         let folded =
             if is_constant { self.eval(&[]).map(|value| value.map(Datum::into_owned)) } else { return self };
         folded.map_or(self, Node::Const)
+    }
+
+    /// A long constant list of IN as an ordered set. Not where comparing can fail.
+    fn with_set(self) -> Node {
+        let Node::Any { op, by, is_all, sides } = self else { return self };
+        let is_in = op == if is_all { CompareOp::NotEqual } else { CompareOp::Equal };
+        let is_total = matches!(by, Order::Int | Order::Bytes | Order::Numeric | Order::Moment);
+        match *sides {
+            [left, Node::Const(Some(Datum::Array(array)))]
+                if is_in && is_total && array.elements.len() >= SET_LEN_MIN && !left.is_const() =>
+            {
+                let has_null = array.elements.iter().any(Option::is_none);
+                let mut set: Vec<_> = array.elements.into_iter().flatten().collect();
+                set.sort_unstable_by(|left, right| by.compare(left, right).unwrap_or(Ordering::Equal));
+                Node::Among { node: Box::new(left), by, set, has_null, is_negated: is_all }
+            }
+            [left, right] => Node::Any { op, by, is_all, sides: Box::new([left, right]) },
+        }
     }
 
     fn is_const(&self) -> bool {
@@ -424,6 +462,20 @@ fn any<'a>(
         }
     }
     Ok((!has_null).then_some(Datum::Bool(is_all)))
+}
+
+fn among(by: &Order, set: &[Datum<'_>], value: &Datum<'_>) -> Result<bool, EvalError> {
+    let (mut from, mut to) = (0, set.len());
+    while from < to {
+        let middle = from.midpoint(to);
+        let Some(element) = set.get(middle) else { break };
+        match by.compare(element, value)? {
+            Ordering::Less => from = middle + 1,
+            Ordering::Greater => to = middle,
+            Ordering::Equal => return Ok(true),
+        }
+    }
+    Ok(false)
 }
 
 fn json_get<'a>(

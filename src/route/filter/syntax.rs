@@ -44,6 +44,9 @@ pub(super) fn parse(text: &str) -> Result<Parsed, FilterError> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(FilterError::TooLarge { what: "long" });
     }
+    if text.contains('\0') {
+        return Err(FilterError::Syntax { message: "it has a NUL character".to_owned() });
+    }
     let dialect = PostgreSqlDialect {};
     let mut tokens = Tokenizer::new(&dialect, text)
         .tokenize()
@@ -53,7 +56,10 @@ pub(super) fn parse(text: &str) -> Result<Parsed, FilterError> {
     }
     let has_line_comment =
         tokens.iter().any(|token| matches!(token, Token::Whitespace(Whitespace::SingleLineComment { .. })));
-    let mut doubt = token_doubt(&tokens);
+    // What is space elsewhere is part of a name in PostgreSQL.
+    let has_odd_space =
+        text.contains(|character: char| character.is_whitespace() && !" \t\n\r\u{c}".contains(character));
+    let mut doubt = if has_odd_space { Some("an unusual space".to_owned()) } else { token_doubt(&tokens) };
     let is_symmetric = take_symmetric(&mut tokens);
     if is_symmetric.is_none() {
         doubt = doubt.or_else(|| Some("BETWEEN with and without SYMMETRIC".to_owned()));
