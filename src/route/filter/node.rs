@@ -326,6 +326,46 @@ impl Node {
         }
     }
 
+    /// How many nodes it has, up to a few more than `max`.
+    pub(super) fn weight(&self, max: usize) -> usize {
+        let sum = |nodes: &mut dyn Iterator<Item = &Node>| {
+            let mut weight = 1;
+            for node in nodes {
+                if weight > max {
+                    break;
+                }
+                weight += node.weight(max - weight.min(max));
+            }
+            weight
+        };
+        match self {
+            Node::Const(_) | Node::Column { .. } => 1,
+            Node::And(nodes) | Node::Or(nodes) | Node::Array(nodes) | Node::Coalesce(nodes) => {
+                sum(&mut nodes.iter())
+            }
+            Node::Compare { sides, .. }
+            | Node::Same { sides, .. }
+            | Node::Any { sides, .. }
+            | Node::Arith { sides, .. }
+            | Node::Concat(sides)
+            | Node::JsonGet { sides, .. }
+            | Node::NullIf { sides, .. } => sum(&mut sides.iter()),
+            Node::Not(node)
+            | Node::IsNull(node)
+            | Node::Is { node, .. }
+            | Node::Among { node, .. }
+            | Node::Negate { node, .. }
+            | Node::Abs { node, .. }
+            | Node::Cast { node, .. }
+            | Node::Length(node)
+            | Node::Like { node, .. } => sum(&mut std::iter::once(node.as_ref())),
+            Node::Case { arms, otherwise } => {
+                let arms = arms.iter().flat_map(|(condition, result)| [condition, result]);
+                sum(&mut arms.chain(std::iter::once(otherwise.as_ref())))
+            }
+        }
+    }
+
     fn is_const(&self) -> bool {
         matches!(self, Node::Const(_))
     }

@@ -239,6 +239,11 @@ fn has_an_end_for_expressions_without_one() {
     assert_eq!(compile(&format!("{sum} = 290")).expect("a condition").why_server(), Some("its depth"));
     let sum = vec!["x"; 50].join(" + ");
     assert_eq!(evaluate(&format!("{sum} = 50"), &[("x", "1")]), Ok(Pass));
+    let mut nested = "paid".to_owned();
+    for _ in 0..20 {
+        nested = format!("({nested} BETWEEN SYMMETRIC paid AND paid)");
+    }
+    assert_eq!(compile(&nested).expect("a condition").evaluator(), Evaluator::Server);
     let list = (0..10_000).map(|number| number.to_string()).collect::<Vec<_>>().join(", ");
     assert_eq!(evaluate(&format!("x IN ({list})"), &[("x", "9999")]), Ok(Pass));
 }

@@ -8,18 +8,17 @@
 
 mod precedence;
 mod operators;
+mod lists;
+mod calls;
 mod casts;
 mod literal;
 
-use sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, UnaryOperator,
-    Value,
-};
+use sqlparser::ast::{BinaryOperator, Expr, Ident, UnaryOperator, Value};
 
 use self::operators::compare;
 use self::precedence::{Level, level};
 use super::arithmetic::{ArithOp, Width};
-use super::datum::{Datum, Order};
+use super::datum::Datum;
 use super::facts::{Collation, EnumLabels, TableFacts};
 use super::node::{CompareOp, Node};
 use super::syntax::folded;
@@ -110,6 +109,9 @@ impl Collated {
 /// Nested deeper than this goes to the server, which has more stack. Chains of AND and OR are not deep.
 const DEPTH_MAX: usize = 60;
 
+/// Nodes of an operand of BETWEEN, IN or CASE.
+const COPIED_NODES_MAX: usize = 64;
+
 type Bound = Result<Operand, Why>;
 
 impl Typed {
@@ -133,6 +135,16 @@ impl Operand {
 
     fn has_columns(&self) -> bool {
         matches!(self, Operand::Value(Typed { has_columns: true, .. }))
+    }
+
+    /// Makes sure that it may be compared several times, each with a copy: copies of copies grow without end.
+    fn check_copies(&self) -> Result<(), Why> {
+        match self {
+            Operand::Value(typed) if typed.node.weight(COPIED_NODES_MAX) > COPIED_NODES_MAX => {
+                Err("a large expression that is compared several times".to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -337,230 +349,6 @@ impl Binder<'_> {
         let pair = self.pair(CompareOp::Equal, left, right)?;
         let node = Node::Same { by: pair.by, sides: pair.sides };
         Ok(boolean(negated_if(!is_same, node), pair.has_columns))
-    }
-
-    /// `x IN (...)`: as `transformAExprIn` does it, constants go into one array of their common type, and what
-    /// has columns is compared one by one.
-    fn in_list(&self, expr: &Expr, list: &[Expr], is_negated: bool, depth: usize) -> Bound {
-        let left = self.bind_at(expr, Level::Other, depth)?;
-        let items = list.iter().map(|item| self.bind(item, depth)).collect::<Result<Vec<_>, _>>()?;
-        let op = if is_negated { CompareOp::NotEqual } else { CompareOp::Equal };
-        let (constants, single): (Vec<Operand>, Vec<Operand>) =
-            if items.iter().filter(|item| !item.has_columns()).count() > 1 {
-                items.into_iter().partition(|item| !item.has_columns())
-            } else {
-                (Vec::new(), items)
-            };
-        let mut tests = Vec::new();
-        if !constants.is_empty() {
-            let types = std::iter::once(&left).chain(&constants).map(Operand::ty);
-            let common = Type::common(types).map_err(|()| "IN with values of several types".to_owned())?;
-            let array = self.array(constants, Some(&common))?;
-            tests.push(self.any_of(op, left.clone(), Operand::Value(array), is_negated)?);
-        }
-        for item in single {
-            tests.push(self.comparison(op, left.clone(), item)?);
-        }
-        let mut nodes = Vec::with_capacity(tests.len());
-        let mut has_columns = false;
-        for test in tests {
-            let typed = self.condition(test)?;
-            has_columns |= typed.has_columns;
-            nodes.push(typed.node);
-        }
-        match nodes.len() {
-            0 => Err("IN with nothing".to_owned()),
-            1 => Ok(boolean(nodes.remove(0), has_columns)),
-            _ => Ok(boolean(if is_negated { Node::And(nodes) } else { Node::Or(nodes) }, has_columns)),
-        }
-    }
-
-    /// BETWEEN is comparisons; each finds its own operator.
-    fn between(&self, expr: &Expr, is_negated: bool, (low, high): (&Expr, &Expr), depth: usize) -> Bound {
-        let value = self.bind_at(expr, Level::Other, depth)?;
-        let low = self.bind_at(low, Level::Other, depth)?;
-        let high = self.bind_at(high, Level::Other, depth)?;
-        let range = |low: &Operand, high: &Operand| -> Result<(Node, bool), Why> {
-            let (from, to) = if is_negated {
-                (CompareOp::Less, CompareOp::Greater)
-            } else {
-                (CompareOp::GreaterEqual, CompareOp::LessEqual)
-            };
-            let from = self.condition(self.comparison(from, value.clone(), low.clone())?)?;
-            let to = self.condition(self.comparison(to, value.clone(), high.clone())?)?;
-            let has_columns = from.has_columns || to.has_columns;
-            let nodes = vec![from.node, to.node];
-            let node = if is_negated { Node::Or(nodes) } else { Node::And(nodes) };
-            Ok((node.folded(), has_columns))
-        };
-        let (node, has_columns) = range(&low, &high)?;
-        if !self.is_symmetric {
-            return Ok(boolean(node, has_columns));
-        }
-        let nodes = vec![node, range(&high, &low)?.0];
-        Ok(boolean(if is_negated { Node::And(nodes) } else { Node::Or(nodes) }, has_columns))
-    }
-
-    fn any(&self, left: &Expr, op: &BinaryOperator, right: &Expr, is_all: bool, depth: usize) -> Bound {
-        let op = compare(op).ok_or_else(|| format!("{op} ANY"))?;
-        let left = self.bind_at(left, Level::Like, depth)?;
-        let right = self.bind(right, depth)?;
-        self.any_of(op, left, right, is_all)
-    }
-
-    /// CASE; with an operand, each WHEN is compared with it.
-    fn case<'e>(
-        &self,
-        operand: Option<&Expr>,
-        arms: impl Iterator<Item = (&'e Expr, &'e Expr)>,
-        otherwise: Option<&Expr>,
-        depth: usize,
-    ) -> Bound {
-        let operand = match operand {
-            Some(expr) => match self.bind(expr, depth)? {
-                Operand::Literal(_) => return Err("CASE of a constant".to_owned()),
-                value => Some(value),
-            },
-            None => None,
-        };
-        let mut conditions = Vec::new();
-        let mut has_columns = false;
-        // PostgreSQL lets the ELSE speak first about the type.
-        let mut results = vec![match otherwise {
-            Some(expr) => self.bind(expr, depth)?,
-            None => Operand::Literal(None),
-        }];
-        for (condition, result) in arms {
-            let condition = self.bind(condition, depth)?;
-            let condition = match &operand {
-                Some(operand) => self.comparison(CompareOp::Equal, operand.clone(), condition)?,
-                None => condition,
-            };
-            let typed = self.condition(condition)?;
-            has_columns |= typed.has_columns;
-            conditions.push(typed.node);
-            results.push(self.bind(result, depth)?);
-        }
-        let (mut nodes, ty, collation, results_have_columns) = self.common(results, "CASE")?;
-        let otherwise = Box::new(nodes.remove(0));
-        let node = Node::Case { arms: conditions.into_iter().zip(nodes).collect(), otherwise };
-        let has_columns = has_columns || results_have_columns;
-        Ok(Typed { collation, ..Typed::new(node, ty, has_columns) }.into_operand())
-    }
-
-    /// Operands brought to their common type.
-    fn common(&self, operands: Vec<Operand>, what: &str) -> Result<(Vec<Node>, Type, Collated, bool), Why> {
-        let ty = Type::common(operands.iter().map(Operand::ty))
-            .map_err(|()| format!("{what} with values of several types"))?;
-        let mut collation = Collated::Default;
-        let mut has_columns = false;
-        let mut nodes = Vec::with_capacity(operands.len());
-        for operand in operands {
-            let typed = self.settle(operand, &ty)?;
-            if typed.is_domain {
-                return Err(format!("{what} with a domain"));
-            }
-            collation = collation.merge(typed.collation.clone())?;
-            has_columns |= typed.has_columns;
-            nodes.push(casts::implicit(typed, &ty)?);
-        }
-        Ok((nodes, ty, collation, has_columns))
-    }
-
-    /// ARRAY[...], of the given type of element or of the elements' common one.
-    pub(super) fn array(&self, items: Vec<Operand>, element: Option<&Type>) -> Result<Typed, Why> {
-        let (nodes, ty, collation, has_columns) = match element {
-            None => self.common(items, "ARRAY")?,
-            Some(element) => {
-                let mut collation = Collated::Default;
-                let mut nodes = Vec::with_capacity(items.len());
-                let mut has_columns = false;
-                for item in items {
-                    let typed = self.settle(item, element)?;
-                    collation = collation.merge(typed.collation.clone())?;
-                    has_columns |= typed.has_columns;
-                    nodes.push(casts::implicit(typed, element)?);
-                }
-                (nodes, element.clone(), collation, has_columns)
-            }
-        };
-        if matches!(ty, Type::Array(_) | Type::Other { .. }) {
-            return Err("an array of arrays".to_owned());
-        }
-        Ok(Typed { collation, ..Typed::new(Node::Array(nodes), Type::Array(Box::new(ty)), has_columns) })
-    }
-
-    fn function(&self, function: &Function, depth: usize) -> Bound {
-        let written = function.name.to_string();
-        let why = || format!("the function {written}");
-        let parts: Option<Vec<String>> =
-            function.name.0.iter().map(|part| part.as_ident().map(folded)).collect();
-        let parts = parts.ok_or_else(why)?;
-        let name = match parts.as_slice() {
-            [name] => name.as_str(),
-            [schema, name] if schema == "pg_catalog" => name.as_str(),
-            _ => return Err(why()),
-        };
-        let FunctionArguments::List(list) = &function.args else { return Err(why()) };
-        let is_plain = list.duplicate_treatment.is_none()
-            && list.clauses.is_empty()
-            && function.null_treatment.is_none()
-            && matches!(function.parameters, FunctionArguments::None)
-            && !function.uses_odbc_syntax;
-        if !is_plain {
-            return Err(why());
-        }
-        let mut arguments = Vec::new();
-        for argument in &list.args {
-            let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = argument else { return Err(why()) };
-            arguments.push(self.bind(expr, depth)?);
-        }
-        // COALESCE and NULLIF are grammar, not functions: they have no schema.
-        match (name, parts.len()) {
-            ("coalesce", 1) if !arguments.is_empty() => {
-                let (nodes, ty, collation, has_columns) = self.common(arguments, "COALESCE")?;
-                let node = Node::Coalesce(nodes);
-                return Ok(Typed { collation, ..Typed::new(node, ty, has_columns) }.into_operand());
-            }
-            ("nullif", 1) => {
-                let [left, right] = <[Operand; 2]>::try_from(arguments).map_err(|_| why())?;
-                return self.null_if(left, right);
-            }
-            _ => {}
-        }
-        let [argument] = <[Operand; 1]>::try_from(arguments).map_err(|_| why())?;
-        match name {
-            "length" | "char_length" | "character_length" => match argument {
-                Operand::Value(typed) if typed.ty.is_text() => {
-                    let node = Node::Length(Box::new(typed.node));
-                    Ok(Typed::new(node, Type::Int4, typed.has_columns).into_operand())
-                }
-                _ => Err(why()),
-            },
-            "abs" => {
-                let (typed, width) = number_operand(argument, "abs")?;
-                let node = Node::Abs { width, node: Box::new(typed.node) };
-                Ok(Typed::new(node, typed.ty, typed.has_columns).into_operand())
-            }
-            _ => Err(why()),
-        }
-    }
-
-    /// The type of the result is that of the left side as it is compared.
-    fn null_if(&self, left: Operand, right: Operand) -> Bound {
-        let (Operand::Value(Typed { ty, is_domain: false, collation, .. }), right) = (left.clone(), right)
-        else {
-            return Err("NULLIF of a constant or a domain".to_owned());
-        };
-        let pair = self.pair(CompareOp::Equal, left, right)?;
-        let ty = match (&pair.by, ty) {
-            (Order::Numeric, _) => Type::Numeric,
-            // float4 = float8 is an operator of its own, integer = float8 is none.
-            (Order::Float, ty) if ty != Type::Float4 => Type::Float8,
-            (_, ty) => ty,
-        };
-        let node = Node::NullIf { by: pair.by, sides: pair.sides };
-        Ok(Typed { collation, ..Typed::new(node, ty, pair.has_columns) }.into_operand())
     }
 
     /// As a condition.
