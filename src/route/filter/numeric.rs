@@ -18,8 +18,8 @@ const INTEGER_DIGITS_MAX: usize = 131_072;
 /// Digits behind the point that a product keeps (`NUMERIC_DSCALE_MAX`).
 const SCALE_MAX: usize = 16_383;
 
-/// The exponents that [`Numeric::input`] takes. Nobody writes larger ones, and each costs a digit.
-const EXPONENT_MAX: i32 = 400;
+/// The exponents that [`Numeric::input`] takes: with larger ones nothing but zero fits.
+const EXPONENT_MAX: i32 = 150_000;
 
 /// A numeric. Always: the digits are ASCII digits, those before the point do not begin with 0, and zero is
 /// not negative.
@@ -99,17 +99,19 @@ impl<'a> Numeric<'a> {
         }
         let Numeric::Decimal { integer, fraction, .. } = Numeric::read(mantissa)? else { return None };
         let (mut integer, mut fraction) = (integer.into_owned(), fraction.into_owned());
-        for _ in 0..exponent.max(0) {
-            if fraction.is_empty() {
-                integer.push(b'0');
-            } else {
-                integer.push(fraction.remove(0));
-            }
+        let shift = usize::try_from(exponent.unsigned_abs()).ok()?;
+        if exponent >= 0 {
+            let moved = shift.min(fraction.len());
+            integer.extend(fraction.drain(..moved));
+            integer.resize(integer.len() + shift - moved, b'0');
+        } else {
+            let moved = shift.min(integer.len());
+            let mut shifted = vec![b'0'; shift - moved];
+            shifted.extend(integer.split_off(integer.len() - moved));
+            shifted.append(&mut fraction);
+            fraction = shifted;
         }
-        for _ in exponent.min(0)..0 {
-            fraction.insert(0, integer.pop().unwrap_or(b'0'));
-        }
-        (integer.len() <= 1000 && fraction.len() <= 1000)
+        (integer.len() <= INTEGER_DIGITS_MAX && fraction.len() <= SCALE_MAX)
             .then(|| Numeric::decimal(sign, Cow::Owned(integer), Cow::Owned(fraction)))
     }
 
@@ -457,6 +459,11 @@ mod tests {
         assert_eq!(number("9223372036854775807.5").round_to_i64(), None);
         assert_eq!(Numeric::input(b" 1.5e3 ").unwrap().text(), "1500");
         assert_eq!(Numeric::input(b"1e-3").unwrap().text(), "0.001");
+        assert_eq!(Numeric::input(b"12.34e1").unwrap().text(), "123.4");
+        assert_eq!(Numeric::input(b"-12.34e-1").unwrap().text(), "-1.234");
+        assert_eq!(Numeric::input("7".repeat(3000).as_bytes()).unwrap().text().len(), 3000);
+        assert_eq!(Numeric::input(b"1e1000").unwrap().text().len(), 1001);
+        assert!(Numeric::input(b"1e131073").is_none() && Numeric::input(b"1e-16384").is_none());
         assert!(Numeric::input(b"0x10").is_none() && Numeric::input(b"1_0").is_none());
     }
 }
