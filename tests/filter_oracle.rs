@@ -19,7 +19,7 @@ use walgate::route::value::{TypeCatalog, TypeRow};
 use walgate::wal::pgoutput::{Relation, RelationColumn, ReplicaIdentity, Value};
 
 const SESSION: &str = "-c datestyle=ISO -c intervalstyle=iso_8601 -c extra_float_digits=3 \
-                       -c bytea_output=hex -c timezone=UTC -c row_security=off -c search_path=pg_catalog";
+                       -c bytea_output=hex -c timezone=UTC -c row_security=off -c search_path=pg_catalog,public";
 
 /// Columns: name, type, values as PostgreSQL reads them.
 const COLUMNS: &[(&str, &str, &[&str])] = &[
@@ -153,10 +153,14 @@ const COLUMNS: &[(&str, &str, &[&str])] = &[
     ("mo", "money", &["1000", "-0.5"]),
     ("ma", "public.mood[]", &["{sad,ok}", "{it's,NULL}", "{}"]),
     ("dt2", "public.word", &["a", "EU"]),
+    ("ci", "public.citext", &["a", "A", "b"]),
+    ("cd", "public.loud", &["a", "A", "b"]),
 ];
 
 const SETUP: &str = "\
     CREATE TYPE public.mood AS ENUM ('sad', 'ok', 'it''s', 'NULL'); \
+    CREATE EXTENSION citext SCHEMA public; \
+    CREATE DOMAIN public.loud AS public.citext; \
     CREATE DOMAIN public.word AS varchar(10) CHECK (VALUE <> ''); \
     CREATE DOMAIN public.positive AS integer CHECK (VALUE > 0); \
     CREATE COLLATION public.loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
@@ -313,6 +317,10 @@ const PINNED: &[&str] = &[
     "mood = ANY (ma)",
     "ma = '{sad,ok}'",
     "dt2 = 'a'",
+    "ci = 'A'",
+    "ci IN ('A', 'x')",
+    "cd = 'A'",
+    "ci LIKE 'A%'",
     "dt2 LIKE 'E%'",
     "dt2 = t OR dt2 || 'x' = 'ax'",
     "length(dt2) = 1",
@@ -924,7 +932,11 @@ async fn compare_server(
         arrays.iter().map(|array| array as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     let has_error = judgements.iter().any(|judgement| matches!(judgement, Judgement::Error(_)));
     let statement = filter.server_statement();
-    match client.query(&statement, &parameters).await {
+    let search_path = format!("SET search_path = {}", filter.search_path());
+    client.batch_execute(&search_path).await.expect("the search path is set");
+    let outcome = client.query(&statement, &parameters).await;
+    client.batch_execute("RESET search_path").await.expect("the search path is reset");
+    match outcome {
         Err(error) if has_error && error.code().is_some() => Ok(()),
         Err(error) => Err(format!("{error:?}: {statement}")),
         Ok(_) if has_error => Err("the statement did not raise the error".to_owned()),

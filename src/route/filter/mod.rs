@@ -171,9 +171,17 @@ impl Filter {
     /// with a value for each row (of a filter on no column one array of that length). Result: one row for
     /// each of them, in order: a `bool`, which may be NULL.
     ///
-    /// Names in the expression mean what the session's `search_path` says.
+    /// Names and operators in the expression mean what the session's `search_path` says, so it must be
+    /// [`Filter::search_path`].
     pub fn server_statement(&self) -> String {
         server::statement(&self.sql, &self.relation, &self.server_columns)
+    }
+
+    /// The value for `SET LOCAL search_path` under which every statement with this expression must run, COPY
+    /// included: `pg_catalog`, then the schemas of the used columns' types. Without the latter an operator of
+    /// an extension is not found, and PostgreSQL may take another without a word: citext compares as text.
+    pub fn search_path(&self) -> String {
+        server::search_path(&self.server_columns)
     }
 
     /// Statements by which PostgreSQL refuses the expression if it is not immutable, not boolean, or does not

@@ -16,10 +16,15 @@ pub(super) struct ServerColumn {
     name: String,
     type_name: String,
     collate: String,
+    /// Schemas of the type and of what it is made from, where its operators are.
+    schemas: Vec<String>,
 }
 
 /// The name that no column has, since identifiers end at 63 bytes and this one is unlikely enough.
 const ORDINAL: &str = "\"walgate ordinal\"";
+
+/// Domains on arrays of domains: an end for a catalog that is a circle.
+const SCHEMAS_MAX: usize = 64;
 
 impl ServerColumn {
     /// Describes the columns at these indexes; an unknown type gives its index.
@@ -42,6 +47,7 @@ impl ServerColumn {
                 _ => String::new(),
             };
             Ok(ServerColumn {
+                schemas: schemas(column.type_oid, types),
                 name: quote_ident(&column.name),
                 type_name: quote_qualified(namespace, name),
                 collate,
@@ -49,6 +55,30 @@ impl ServerColumn {
         };
         columns.iter().map(describe).collect()
     }
+}
+
+/// The schemas of a type, of the element of an array, and of a domain's base.
+fn schemas(type_oid: u32, types: &TypeCatalog) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut oid = type_oid;
+    while let Some(row) = types.row(oid)
+        && found.len() < SCHEMAS_MAX
+    {
+        found.push(row.namespace.clone());
+        oid = if row.base == 0 { row.element } else { row.base };
+    }
+    found
+}
+
+/// See [`super::Filter::search_path`].
+pub(super) fn search_path(columns: &[ServerColumn]) -> String {
+    let mut schemas = vec!["pg_catalog"];
+    for schema in columns.iter().flat_map(|column| &column.schemas) {
+        if !schemas.contains(&schema.as_str()) {
+            schemas.push(schema);
+        }
+    }
+    schemas.iter().map(|schema| quote_ident(schema)).collect::<Vec<_>>().join(", ")
 }
 
 /// See [`super::Filter::server_statement`].
