@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod event;
+pub mod filter;
 pub mod message;
 pub mod name;
 pub mod plan;

@@ -166,6 +166,11 @@ impl TypeCatalog {
         self.names.get(&oid).map(String::as_str)
     }
 
+    /// The row of a type that a server told of.
+    pub fn row(&self, oid: u32) -> Option<&TypeRow> {
+        self.rows.get(&oid)
+    }
+
     fn resolve(&self, oid: u32, depth: usize) -> Option<Kind> {
         if oid < FIXED_OID_END
             && let Some(kind) = self.kinds.get(&oid)
