@@ -10,6 +10,7 @@ pub mod event;
 pub mod message;
 pub mod name;
 pub mod plan;
+pub mod row;
 pub mod template;
 pub mod value;
 #[cfg(test)]
