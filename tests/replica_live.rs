@@ -18,6 +18,23 @@ use walgate::sink::{Durable, Sink, SinkLimits, Stop};
 use walgate::wal::timestamp::Timestamp;
 use walgate::wal::url::ConnectUrl;
 
+#[allow(dead_code)]
+#[path = "it/support/cluster.rs"]
+mod cluster;
+#[allow(dead_code)]
+#[path = "it/support/servers.rs"]
+mod servers;
+
+/// Polls `condition` until it holds.
+#[track_caller]
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !condition() {
+        assert!(began.elapsed().as_secs() < 30, "waited in vain for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 // ---- databases ------------------------------------------------------------------------------------------
 
 /// The session settings of FIELD_NOTES 2; tokio-postgres sets client_encoding itself.
@@ -38,9 +55,13 @@ fn server_url() -> String {
 
 impl Db {
     fn connect(name: &str, user: &str) -> Db {
+        Db::at(&server_url(), name, user)
+    }
+
+    fn at(server: &str, name: &str, user: &str) -> Db {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (server, _) = server_url().rsplit_once('/').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        let (server, _) = server.rsplit_once('/').unwrap();
         let url = format!("{server}/{name}").replace("postgres://postgres@", &format!("postgres://{user}@"));
         let mut config: Config = url.parse().unwrap();
         config.options(SESSION);
@@ -52,12 +73,12 @@ impl Db {
         Db { name: name.to_owned(), url, client: Some(client), runtime }
     }
 
-    fn create(test: &str) -> Db {
+    fn create(server: &str, test: &str) -> Db {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("r_{test}_{:x}_{count}", std::process::id());
-        Db::connect("postgres", "postgres").exec(&format!("CREATE DATABASE {name} TEMPLATE template0"));
-        Db::connect(&name, "postgres")
+        Db::at(server, "postgres", "postgres").exec(&format!("CREATE DATABASE {name} TEMPLATE template0"));
+        Db::at(server, &name, "postgres")
     }
 
     #[track_caller]
@@ -104,6 +125,7 @@ impl Db {
 
 /// A source and a replica.
 struct Pair {
+    server: String,
     source: Db,
     replica: Db,
     settings: ReplicaSettings,
@@ -112,7 +134,12 @@ struct Pair {
 
 impl Pair {
     fn new(test: &str) -> Pair {
-        let (source, replica) = (Db::create(&format!("{test}_s")), Db::create(&format!("{test}_r")));
+        Pair::on(&server_url(), test)
+    }
+
+    fn on(server: &str, test: &str) -> Pair {
+        let source = Db::create(server, &format!("{test}_s"));
+        let replica = Db::create(server, &format!("{test}_r"));
         let settings = ReplicaSettings {
             name: "reporting".into(),
             url: replica.url(),
@@ -122,7 +149,14 @@ impl Pair {
             on_conflict: OnConflict::Apply,
         };
         let identity = identity_of(&source);
-        Pair { source, replica, settings, identity }
+        Pair { server: server.to_owned(), source, replica, settings, identity }
+    }
+
+    /// Connects anew, after the server was restarted.
+    fn reconnect(&mut self) {
+        for db in [&mut self.source, &mut self.replica] {
+            *db = Db::at(&self.server, &db.name, "postgres");
+        }
     }
 
     fn both(&self, sql: &str) {
@@ -173,7 +207,7 @@ impl Drop for Pair {
     fn drop(&mut self) {
         self.source.client = None;
         self.replica.client = None;
-        let admin = Db::connect("postgres", "postgres");
+        let admin = Db::at(&self.server, "postgres", "postgres");
         for db in [&self.source, &self.replica] {
             admin.exec(&format!("DROP DATABASE {} WITH (FORCE)", db.name));
         }
@@ -1530,7 +1564,8 @@ fn crash_child() {
         on_conflict: OnConflict::Error,
     };
     let identity = identity_of(&source);
-    let pair = std::mem::ManuallyDrop::new(Pair { source, replica, settings, identity });
+    let pair =
+        std::mem::ManuallyDrop::new(Pair { server: server_url(), source, replica, settings, identity });
     let mut run = pair.run();
     let t = run.target(&pair, "t", &["id"]);
     // A source of 40 transactions, at 0x100, 0x200, ..: the stored ones are skipped by position.
@@ -1694,4 +1729,45 @@ fn a_sink_that_waits_for_a_lock_ends_when_nobody_waits_for_it() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     pair.replica.exec("ROLLBACK");
+}
+
+/// The server of the replica crashes behind asynchronous commits: what has a receipt is there, and what is lost is lost
+/// with its checkpoint.
+#[test]
+fn a_crash_of_the_replicas_server_keeps_what_has_a_receipt() {
+    let server = cluster::Cluster::start(&[("wal_writer_delay", "10s"), ("autovacuum", "off")]);
+    let mut pair = Pair::on(&server.url("postgres"), "durable");
+    pair.both(T);
+    let mut lost = 0;
+    for round in 0..4_u64 {
+        let mut run = pair.run();
+        let t = run.target(&pair, "t", &["id"]);
+        let id = |lsn: u64| i32::try_from(lsn / 0x100).expect("small");
+        let from = run.lsn;
+        run.begin();
+        let first = id(run.lsn);
+        run.insert(t, row![first, "a", "b"]);
+        run.deliver();
+        let proved = run.receipts.last().expect("one").safe_lsn();
+        for _ in 0..round {
+            run.begin();
+            let next = id(run.lsn);
+            run.insert(t, row![next, "a", "b"]).end();
+            run.accept(false).expect("accepted");
+        }
+        let sent = run.lsn;
+        server.stop(cluster::Shutdown::Immediate);
+        assert_eq!(run.idle().err().map(|error| error.class()), (round > 0).then_some(Class::Transient));
+        drop(run);
+        server.resume();
+        pair.reconnect();
+        let stored = peek(&pair.settings).expect("stored").checkpoint.expect("a checkpoint");
+        assert!(stored.safe_lsn >= proved && stored.commit_lsn.0 > from, "round {round}");
+        assert_eq!(
+            pair.replica.value("SELECT count(*), max(id) FROM t"),
+            format!("{0}|{0}", id(stored.commit_lsn.0))
+        );
+        lost += (sent - stored.commit_lsn.0) / 0x100;
+    }
+    eprintln!("{lost} transactions were lost with their checkpoints, and come again");
 }
