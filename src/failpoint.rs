@@ -33,6 +33,10 @@ pub const NAMES: &[&str] = &[
     "kafka.before-commit",
     "kafka.after-commit",
     "kafka.before-checkpoint",
+    "replica.before-commit",
+    "replica.after-commit",
+    "replica.before-confirm",
+    "replica.after-confirm",
 ];
 
 /// Dies here if the environment says so.

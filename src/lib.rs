@@ -10,6 +10,7 @@ pub mod lsn;
 
 pub mod config;
 pub mod wal;
+pub mod migrations;
 pub mod change;
 pub mod route;
 pub mod sink;

@@ -1,61 +1,17 @@
 //! `walgate migrate`: Walgate's own objects on the source, in the schema `walgate`.
 //!
-//! Comes in: the embedded files of `migrations/source`, in the order of their versions. Goes out: what was
-//! missing, applied in one transaction under an advisory lock, so that two at once do no harm; or, with
-//! `--print`, the same as a script, with what only an administrator may do behind it as comments. Always
-//! holds: a file whose version is in `walgate.migration` is not run again, and one that was changed since
-//! is refused. (The crate refinery was rejected: a handful of files needs none of it.)
+//! Comes in: the configuration. Goes out: what was missing, applied ([`crate::migrations`]); or, with `--print`,
+//! the same as a script, with what only an administrator may do behind it as comments.
 
 use std::io::Write;
-
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::Failure;
 use super::check::create_publication;
 use crate::config::{Config, TableRule};
-use crate::error::{Error, Result};
+use crate::migrations::{self, Side};
 use crate::pipeline::{Pipeline, tables};
-use crate::wal::client::{Client, classify, connect};
-use crate::wal::sql::{quote_ident, quote_literal};
-
-/// The files, by version.
-const FILES: &[File] =
-    &[File { version: 1, name: "emit", sql: include_str!("../../migrations/source/V1__emit.sql") }];
-
-const LOCK: &str =
-    "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('walgate.migration', 0))";
-const HISTORY: &str = "\
-CREATE SCHEMA IF NOT EXISTS walgate;
-CREATE TABLE IF NOT EXISTS walgate.migration (
-  version int PRIMARY KEY,
-  name text NOT NULL,
-  checksum text NOT NULL,
-  applied_at timestamptz NOT NULL DEFAULT pg_catalog.now()
-)";
-const HISTORY_EXISTS: &str = "SELECT pg_catalog.to_regclass('walgate.migration') IS NOT NULL";
-const APPLIED: &str = "SELECT version, checksum FROM walgate.migration";
-const NOTE: &str = "INSERT INTO walgate.migration (version, name, checksum) VALUES ($1, $2, $3)";
-
-/// One file.
-struct File {
-    version: i32,
-    name: &'static str,
-    sql: &'static str,
-}
-
-impl File {
-    fn checksum(&self) -> String {
-        Sha256::digest(self.sql).iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// What was done, for `--json`.
-#[derive(Serialize)]
-struct Done {
-    applied: Vec<String>,
-    present: Vec<String>,
-}
+use crate::wal::client::connect;
+use crate::wal::sql::quote_ident;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +43,7 @@ pub async fn run(config: Config, asked: Asked) -> Result<(), Failure> {
         return Ok(());
     }
     let mut client = connect(&pipeline.url, "walgate migrate").await?;
-    let done = apply(&mut client).await.map_err(|error| {
+    let done = migrations::apply(&mut client, Side::Source).await.map_err(|error| {
         if error.hint().is_some() {
             return error;
         }
@@ -108,69 +64,10 @@ pub async fn run(config: Config, asked: Asked) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn apply(client: &mut Client) -> Result<Done> {
-    let transaction = client.transaction().await.map_err(classify)?;
-    transaction.query(LOCK, &[]).await.map_err(classify)?;
-    // Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even where it creates nothing.
-    let row = transaction.query_one(HISTORY_EXISTS, &[]).await.map_err(classify)?;
-    if !row.get::<_, bool>(0) {
-        transaction
-            .batch_execute(HISTORY)
-            .await
-            .map_err(|error| classify(error).context("creating the schema walgate"))?;
-    }
-    let rows = transaction.query(APPLIED, &[]).await.map_err(classify)?;
-    let applied: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    if let Some((newer, _)) =
-        applied.iter().find(|(version, _)| FILES.iter().all(|file| file.version != *version))
-    {
-        return Err(Error::definite(format!(
-            "the schema walgate has version {newer}, which this walgate does not know"
-        ))
-        .with_hint("use the newer walgate that made it"));
-    }
-    let mut done = Done { applied: vec![], present: vec![] };
-    for file in FILES {
-        let label = format!("V{}__{}", file.version, file.name);
-        match applied.iter().find(|(version, _)| *version == file.version) {
-            Some((_, checksum)) if *checksum == file.checksum() => done.present.push(label),
-            Some(_) => {
-                return Err(Error::definite(format!(
-                    "{label} was applied with another text than this walgate has"
-                ))
-                .with_hint("use the walgate that applied it, or drop the schema walgate and migrate again"));
-            }
-            None => {
-                let failed = |error| classify(error).context(&label);
-                transaction.batch_execute(file.sql).await.map_err(failed)?;
-                transaction
-                    .execute(NOTE, &[&file.version, &file.name, &file.checksum()])
-                    .await
-                    .map_err(failed)?;
-                done.applied.push(label);
-            }
-        }
-    }
-    transaction.commit().await.map_err(classify)?;
-    Ok(done)
-}
-
 /// The same as a script that may be run again, for psql.
 async fn script(pipeline: &Pipeline) -> String {
-    let mut text = format!(
-        "-- Walgate's own objects in the database {}.\nBEGIN;\n{LOCK};\n{HISTORY};\n",
-        pipeline.url.database
-    );
-    for file in FILES {
-        text.push_str(&format!(
-            "\n{}\nINSERT INTO walgate.migration (version, name, checksum) VALUES ({}, {}, {}) ON CONFLICT DO NOTHING;\n",
-            file.sql.trim_end(),
-            file.version,
-            quote_literal(file.name),
-            quote_literal(&file.checksum())
-        ));
-    }
-    text.push_str("COMMIT;\n\n");
+    let mut text = migrations::script(Side::Source, &pipeline.url.database);
+    text.push('\n');
     for line in administrator(pipeline).await.lines() {
         text.push_str(format!("-- {line}").trim_end());
         text.push('\n');
@@ -229,15 +126,4 @@ async fn administrator(pipeline: &Pipeline) -> String {
         selects = selects.join("\n"),
         slot = config.source.slot,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_go_up() {
-        assert!(FILES.windows(2).all(|pair| matches!(pair, [a, b] if a.version < b.version)));
-        assert_eq!(FILES.first().map(|file| file.checksum().len()), Some(64));
-    }
 }

@@ -27,6 +27,8 @@ pub const OLDEST_UNCONFIRMED_SECONDS: &str = "walgate_oldest_unconfirmed_seconds
 pub const SNAPSHOT_ROWS_TOTAL: &str = "walgate_snapshot_rows_total";
 /// Messages that became dead letters.
 pub const DEAD_LETTERS_TOTAL: &str = "walgate_dead_letters_total";
+/// Conflicts on a replica, by kind.
+pub use crate::sink::replica::CONFLICTS_TOTAL;
 /// Restarts after transient errors.
 pub const RESTARTS_TOTAL: &str = "walgate_restarts_total";
 /// 1 while the pipeline delivers.
@@ -38,6 +40,10 @@ pub fn describe() {
     describe_counter!(BYTES_READ_TOTAL, "Bytes received from the replication stream");
     describe_counter!(SNAPSHOT_ROWS_TOTAL, "Rows of copies that are durable at the hub");
     describe_counter!(DEAD_LETTERS_TOTAL, "Messages that became dead letters");
+    describe_counter!(
+        CONFLICTS_TOTAL,
+        "Rows of a replica that were not as the source's change said, by kind"
+    );
     describe_counter!(RESTARTS_TOTAL, "Restarts after transient errors");
     describe_gauge!(LAG_BYTES, "WAL between what is confirmed and the source's end, in bytes");
     describe_gauge!(

@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::row::Rows;
 use crate::change::Position;
 use crate::lsn::Lsn;
 use crate::sink::checkpoint::{Phase, TableState};
@@ -113,6 +114,8 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// In the order in which they are to be published.
     pub events: Vec<Event>,
+    /// What a replica gets, in place of events.
+    pub rows: Rows,
     /// Stored with the events, in the same transaction.
     pub progress: Progress,
     /// Snapshot states of tables, stored with the events, in the same transaction.
@@ -132,6 +135,7 @@ impl Batch {
         self.bytes.clear();
         self.bytes.shrink_to(keep_bytes_max);
         self.events.clear();
+        self.rows.clear();
         self.tables.clear();
         self.more_is_coming = false;
         self.sequence = 0;
@@ -151,6 +155,6 @@ impl Batch {
 
     /// Whether there is nothing in it to publish or to store about tables.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.tables.is_empty()
+        self.events.is_empty() && self.rows.changes.is_empty() && self.tables.is_empty()
     }
 }

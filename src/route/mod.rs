@@ -11,6 +11,7 @@ pub mod filter;
 pub mod message;
 pub mod name;
 pub mod plan;
+pub mod row;
 pub mod template;
 pub mod value;
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod file;
 pub mod hub;
 pub mod kafka;
+pub mod replica;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,6 +71,8 @@ pub trait Sink: Send + 'static {
 }
 
 /// What comes back from the sink's thread.
+// A batch is handed over a few hundred times a second, and its size is that of its headers.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Outcome {
     /// A batch is durable.
@@ -186,6 +189,7 @@ fn serve(
     }
 }
 
+#[allow(clippy::large_enum_variant)]
 enum Received {
     Batch(Batch),
     /// None came in time.

@@ -1,0 +1,209 @@
+//! A table's net changes as a few statements.
+//!
+//! Comes in: entries of a fold. Goes out: one statement for each kind and for each set of unchanged columns, sent one
+//! behind the other without waiting in between. Always holds: deletes come first, since what they free may be needed; a row
+//! that should be there and is not ends the attempt, so that it is found row by row.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio_postgres::types::ToSql;
+
+use super::apply::{Applier, Prepared, Trouble, mask_of};
+use super::fold::{Entry, Net};
+use super::params::{Cells, Column};
+use super::statements::{Kind, Mask, Of};
+use crate::error::{Error, Result};
+use crate::wal::client::Client;
+
+/// From so many rows on, an insert goes by COPY, which costs one more round trip.
+const COPY_ROWS_MIN: usize = 64;
+
+impl Applier {
+    /// A table's net changes. Deletes first: what they free may be needed.
+    pub(super) async fn set(
+        &mut self,
+        client: &Client,
+        cells: &mut Cells<'_>,
+        index: usize,
+        entries: Vec<Entry>,
+    ) -> Result<(), Trouble> {
+        let table = self.table(index);
+        let width = table.width();
+        let mut groups = Groups::default();
+        for entry in &entries {
+            let mask = mask_of(cells.row(entry.row, width));
+            groups.enter(*entry, mask);
+        }
+        if !groups.incomplete.is_empty() {
+            let filled = self.source.fill(cells, &table, &groups.incomplete).await?;
+            groups.inserts.extend(filled.into_iter().flatten());
+        }
+        let mut work = Vec::new();
+        for (rows, is_certain) in [(&groups.deletes, true), (&groups.uncertain_deletes, false)] {
+            self.plan_work(client, index, Kind::DeleteSet, Mask::new(), rows, is_certain, &mut work).await?;
+        }
+        for (mask, is_certain, rows) in &groups.updates {
+            self.plan_work(client, index, Kind::UpdateSet, mask.clone(), rows, *is_certain, &mut work)
+                .await?;
+        }
+        self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &groups.upserts, false, &mut work)
+            .await?;
+        let is_copied = groups.inserts.len() >= COPY_ROWS_MIN;
+        if !is_copied {
+            self.plan_work(client, index, Kind::InsertSet, Mask::new(), &groups.inserts, false, &mut work)
+                .await?;
+        }
+        let counts = run_all(client, cells, width, &work).await?;
+        let mut missing_of = Vec::new();
+        for (one, count) in work.iter().zip(counts) {
+            let has_missing = count < u64::try_from(one.rows.len()).unwrap_or(u64::MAX);
+            if has_missing && one.is_certain {
+                return Err(Trouble::Again(Error::transient(format!(
+                    "{} has not all rows that were to change",
+                    table.name
+                ))));
+            }
+            if has_missing && one.kind == Kind::UpdateSet {
+                missing_of.push(one.rows);
+            }
+        }
+        if is_copied {
+            self.copy_rows(client, cells, index, &groups.inserts).await?;
+        }
+        for rows in missing_of {
+            self.insert_missing(client, cells, index, rows).await?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn plan_work<'r>(
+        &mut self,
+        client: &Client,
+        index: usize,
+        kind: Kind,
+        mask: Mask,
+        rows: &'r [usize],
+        is_certain: bool,
+        work: &mut Vec<Work<'r>>,
+    ) -> Result<()> {
+        if !rows.is_empty() {
+            let prepared = self.prepared(client, index, kind, mask).await?;
+            work.push(Work { prepared, kind, rows, is_certain });
+        }
+        Ok(())
+    }
+
+    /// Inserts those of `rows` that are not there.
+    async fn insert_missing(
+        &mut self,
+        client: &Client,
+        cells: &mut Cells<'_>,
+        index: usize,
+        rows: &[usize],
+    ) -> Result<(), Trouble> {
+        let table = self.table(index);
+        let width = table.width();
+        let prepared = self.prepared(client, index, Kind::Missing, Mask::new()).await?;
+        let missing: Vec<usize> = {
+            let columns = columns(cells, rows, width, &prepared);
+            let found = client.query(&prepared.statement, &as_parameters(&columns)).await?;
+            let number =
+                |row: &tokio_postgres::Row| usize::try_from(row.get::<_, i64>(0)).unwrap_or(usize::MAX);
+            found.iter().filter_map(|row| rows.get(number(row).wrapping_sub(1)).copied()).collect()
+        };
+        let filled = self.source.fill(cells, &table, &missing).await?;
+        let filled: Vec<usize> = filled.into_iter().flatten().collect();
+        let mut work = Vec::new();
+        self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &filled, false, &mut work).await?;
+        run_all(client, cells, width, &work).await?;
+        Ok(())
+    }
+}
+
+/// A table's net changes, by statement: where the rows begin.
+#[derive(Default)]
+struct Groups {
+    deletes: Vec<usize>,
+    uncertain_deletes: Vec<usize>,
+    updates: Vec<(Mask, bool, Vec<usize>)>,
+    upserts: Vec<usize>,
+    inserts: Vec<usize>,
+    /// Inserts that lack values.
+    incomplete: Vec<usize>,
+}
+
+impl Groups {
+    fn enter(&mut self, entry: Entry, mask: Mask) {
+        let rows = match entry.net {
+            Net::Nothing => return,
+            Net::Delete if entry.is_certain => &mut self.deletes,
+            Net::Delete => &mut self.uncertain_deletes,
+            Net::Insert if mask.is_empty() => &mut self.inserts,
+            Net::Insert => &mut self.incomplete,
+            Net::Upsert if mask.is_empty() => &mut self.upserts,
+            Net::Update if mask.is_empty() && !entry.is_certain => &mut self.upserts,
+            // An upsert that lacks values: the replica's row has them, if there is one.
+            Net::Update | Net::Upsert => {
+                let is_certain = entry.is_certain && entry.net == Net::Update;
+                let known = self
+                    .updates
+                    .iter()
+                    .position(|(known, certain, _)| *known == mask && *certain == is_certain);
+                let at = known.unwrap_or_else(|| {
+                    self.updates.push((mask, is_certain, Vec::new()));
+                    self.updates.len() - 1
+                });
+                &mut self.updates.get_mut(at).expect("found or pushed").2
+            }
+        };
+        rows.push(entry.row);
+    }
+}
+
+/// A statement about to run.
+struct Work<'r> {
+    prepared: Arc<Prepared>,
+    kind: Kind,
+    rows: &'r [usize],
+    is_certain: bool,
+}
+
+/// Runs statements, one behind the other without waiting in between; how many rows each one touched.
+async fn run_all(
+    client: &Client,
+    cells: &Cells<'_>,
+    width: usize,
+    work: &[Work<'_>],
+) -> Result<Vec<u64>, Trouble> {
+    let columns: Vec<Vec<Column<'_>>> =
+        work.iter().map(|one| columns(cells, one.rows, width, &one.prepared)).collect();
+    let running = work.iter().zip(&columns).map(|(one, columns)| async move {
+        client.execute(&one.prepared.statement, &as_parameters(columns)).await
+    });
+    let mut counts = Vec::with_capacity(work.len());
+    // The first error is the cause of the others.
+    for count in join_all(running).await {
+        counts.push(count?);
+    }
+    Ok(counts)
+}
+
+fn columns<'c>(
+    cells: &'c Cells<'_>,
+    rows: &'c [usize],
+    width: usize,
+    prepared: &Prepared,
+) -> Vec<Column<'c>> {
+    let parameters = prepared.parameters.iter();
+    let column = |of: &Of| {
+        let (Of::Old(at) | Of::New(at)) = of;
+        Column { cells, rows, at: *at, width }
+    };
+    parameters.map(column).collect()
+}
+
+fn as_parameters<'c>(columns: &'c [Column<'_>]) -> Vec<&'c (dyn ToSql + Sync)> {
+    columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect()
+}

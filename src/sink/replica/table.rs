@@ -1,0 +1,183 @@
+//! A target as it is on the replica: what its columns are there, and how its rows may be applied.
+//!
+//! Comes in: a [`Target`], and the replica's catalog. Goes out: a [`Table`], looked up once for each target. Always
+//! holds: every column of the target has a column there; what is missing is an error with the SQL that mends it.
+//! Manual: pg_class, pg_attribute, pg_type, pg_opclass.
+
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+
+use crate::error::{Error, Result};
+use crate::route::row::Target;
+use crate::wal::client::{Client, classify};
+use crate::wal::sql::{quote_ident, quote_qualified};
+
+/// $1, $2: the table. $3: whether triggers and foreign keys are off for the session.
+const TABLE: &str = "\
+SELECT c.oid, c.relkind::text, \
+       EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal AND g.tgtype & 1 = 1 \
+               AND g.tgenabled = ANY (CASE WHEN $3 THEN '{A,R}' ELSE '{A,O}' END::\"char\"[]) \
+               AND (g.tgrelid = c.oid OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))), \
+       NOT $3 AND EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' \
+               AND (f.conrelid = c.oid OR f.confrelid = c.oid)) \
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+WHERE n.nspname = $1 AND c.relname = $2";
+/// Columns: name, type, whether generated, whether identity ALWAYS, and where the type's equality operator lives,
+/// that of the type under all domains.
+const COLUMNS: &str = "\
+SELECT a.attname::text, tn.nspname::text, t.typname::text, a.attgenerated <> '', a.attidentity = 'a', \
+       (SELECT en.nspname::text FROM pg_catalog.pg_opclass oc \
+        JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree' \
+        JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3 \
+             AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype \
+        JOIN pg_catalog.pg_operator o ON o.oid = ao.amopopr AND o.oprname = '=' \
+        JOIN pg_catalog.pg_namespace en ON en.oid = o.oprnamespace \
+        WHERE oc.opcdefault AND oc.opcintype = base.oid LIMIT 1) \
+FROM pg_catalog.pg_attribute a \
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace \
+CROSS JOIN LATERAL (WITH RECURSIVE chain AS (SELECT t.* UNION ALL \
+        SELECT b.* FROM chain JOIN pg_catalog.pg_type b ON b.oid = chain.typbasetype WHERE chain.typtype = 'd') \
+        SELECT * FROM chain WHERE typtype <> 'd') base \
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+/// The columns of each unique index that ON CONFLICT may name.
+const UNIQUE: &str = "\
+SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = i.indrelid \
+             AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])) \
+FROM pg_catalog.pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate \
+  AND i.indpred IS NULL AND i.indexprs IS NULL";
+
+/// A column of a target, as it is on the replica.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// Its quoted name.
+    pub name: String,
+    /// Its quoted type, for casts: no modifier of a name, so nothing is cut before it is assigned.
+    pub cast: String,
+    /// The operator for equality of its type.
+    pub equals: String,
+    /// The replica computes it.
+    pub is_generated: bool,
+    /// `GENERATED ALWAYS AS IDENTITY`: an UPDATE cannot set it.
+    pub is_identity_always: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// What the router says of it.
+    pub target: Arc<Target>,
+    /// Its quoted name on the replica.
+    pub name: String,
+    /// One for each column of the target.
+    pub columns: Vec<Column>,
+    /// Changes must be applied row by row, in the order of the source, among all such tables.
+    pub is_ordered: bool,
+    /// Triggers fire for a row and may refuse it without a word: a row that was not changed need not be missing.
+    pub has_row_triggers: bool,
+    /// ON CONFLICT can name the key.
+    pub has_arbiter: bool,
+}
+
+impl Table {
+    /// How many cells a row has.
+    pub fn width(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Looks it up.
+    pub async fn look_up(client: &Client, target: Arc<Target>, has_replica_role: bool) -> Result<Table> {
+        let name = quote_qualified(&target.schema, &target.name);
+        let found = client
+            .query_opt(TABLE, &[&target.schema, &target.name, &has_replica_role])
+            .await
+            .map_err(classify)?
+            .ok_or_else(|| missing_table(&target, &name))?;
+        let (oid, kind): (u32, String) = (found.get(0), found.get(1));
+        if !matches!(kind.as_str(), "r" | "p" | "f") {
+            return Err(Error::definite(format!("{name} on the replica is not a table"))
+                .with_hint(format!("name a table in `to` of the rule for {}", target.relation)));
+        }
+        let (has_row_triggers, has_foreign_keys): (bool, bool) = (found.get(2), found.get(3));
+        let rows = client.query(COLUMNS, &[&oid]).await.map_err(classify)?;
+        let mut columns = Vec::with_capacity(target.columns.len());
+        let mut missing = Vec::new();
+        for (at, wanted) in target.columns.iter().enumerate() {
+            let Some(row) = rows.iter().find(|row| row.get::<_, &str>(0) == wanted.name) else {
+                missing.push(at);
+                continue;
+            };
+            columns.push(column(row));
+        }
+        if !missing.is_empty() {
+            return Err(missing_columns(&target, &name, &missing));
+        }
+        let unique = client.query(UNIQUE, &[&oid]).await.map_err(classify)?;
+        let has_arbiter = !target.key.is_empty() && unique.iter().any(|row| is_key(&target, row.get(0)));
+        Ok(Table {
+            is_ordered: has_row_triggers || has_foreign_keys || !has_arbiter,
+            target,
+            name,
+            columns,
+            has_row_triggers,
+            has_arbiter,
+        })
+    }
+}
+
+fn column(row: &Row) -> Column {
+    Column {
+        name: quote_ident(row.get(0)),
+        cast: quote_qualified(row.get(1), row.get(2)),
+        is_generated: row.get(3),
+        is_identity_always: row.get(4),
+        equals: match row.get::<_, Option<&str>>(5) {
+            Some(schema) if schema != "pg_catalog" => format!("OPERATOR({}.=)", quote_ident(schema)),
+            _ => "=".to_owned(),
+        },
+    }
+}
+
+fn is_key(target: &Target, index: Vec<&str>) -> bool {
+    let is_in =
+        |at: &usize| target.columns.get(*at).is_some_and(|column| index.contains(&column.name.as_str()));
+    index.len() == target.key.len() && target.key.iter().all(is_in)
+}
+
+/// A column as its definition is written, as far as the stream knows it.
+fn definition(target: &Target, at: usize) -> String {
+    target.columns.get(at).map_or_else(String::new, |column| {
+        format!("{} {}", quote_ident(&column.name), quote_qualified(&column.type_name.0, &column.type_name.1))
+    })
+}
+
+fn missing_table(target: &Target, name: &str) -> Error {
+    let mut parts: Vec<String> = (0..target.columns.len()).map(|at| definition(target, at)).collect();
+    if !target.key.is_empty() {
+        let key = target
+            .key
+            .iter()
+            .filter_map(|at| target.columns.get(*at))
+            .map(|column| quote_ident(&column.name));
+        parts.push(format!("PRIMARY KEY ({})", key.collect::<Vec<_>>().join(", ")));
+    }
+    Error::definite(format!("the table {name}, which {} goes to, is missing on the replica", target.relation))
+        .with_hint(format!("CREATE TABLE {name} ({})", parts.join(", ")))
+}
+
+fn missing_columns(target: &Target, name: &str, missing: &[usize]) -> Error {
+    let names: Vec<String> = missing
+        .iter()
+        .filter_map(|at| target.columns.get(*at))
+        .map(|column| quote_ident(&column.name))
+        .collect();
+    let added: Vec<String> =
+        missing.iter().map(|at| format!("ADD COLUMN {}", definition(target, *at))).collect();
+    Error::definite(format!(
+        "the table {name} on the replica has no column {} of {}",
+        names.join(", "),
+        target.relation
+    ))
+    .with_hint(format!("ALTER TABLE {name} {}; or exclude it in the rule", added.join(", ")))
+}
