@@ -1,6 +1,6 @@
 # Names for what the scripts do; `make help` lists them. The logic is in scripts/.
 
-.PHONY: help demo test bench fmt clippy doc clean
+.PHONY: help demo test soak bench fmt clippy doc clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -13,6 +13,10 @@ demo: ## shows Walgate at work on throwaway servers (PostgreSQL and Rust are all
 
 test: ## all tests, against a real PostgreSQL and a real Kafka that it starts and stops
 	@scripts/test
+
+soak: ## random schemas, rules, transactions and kills, for ten minutes or WALGATE_SOAK_SECONDS
+	@WALGATE_SOAK_SEED=$${WALGATE_SOAK_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
+	  WALGATE_SOAK_SECONDS=$${WALGATE_SOAK_SECONDS:-600} scripts/test --test it soak:: -- --nocapture
 
 bench: ## the measurements of docs/performance.md, on this machine
 	@scripts/bench

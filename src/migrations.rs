@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::wal::client::{Client, classify};
-use crate::wal::sql::quote_literal;
+use crate::wal::sql::{quote_ident, quote_literal};
 
 /// What a database is to Walgate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,8 +137,9 @@ pub async fn apply(client: &mut Client, side: Side) -> Result<Done> {
     Ok(done)
 }
 
-/// The same as a script that may be run again, for psql.
-pub fn script(side: Side, database: &str) -> String {
+/// The same as a script that may be run again, for psql. On a replica `role`, which writes there, gets what it needs of
+/// what somebody else has made.
+pub fn script(side: Side, database: &str, role: &str) -> String {
     let mut text = format!(
         "-- Walgate's own objects in the database {database}.\nBEGIN;\n{LOCK};\n{};\n",
         side.create_history()
@@ -151,6 +152,13 @@ pub fn script(side: Side, database: &str) -> String {
             file.version,
             quote_literal(file.name),
             quote_literal(&file.checksum())
+        ));
+    }
+    if side == Side::Replica {
+        let role = quote_ident(role);
+        text.push_str(&format!(
+            "\nGRANT USAGE ON SCHEMA walgate TO {role};\n\
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA walgate TO {role};\n"
         ));
     }
     text.push_str("COMMIT;\n");
@@ -168,5 +176,13 @@ mod tests {
             assert!(files.windows(2).all(|pair| matches!(pair, [a, b] if a.version < b.version)));
             assert_eq!(files.first().map(|file| file.checksum().len()), Some(64));
         }
+    }
+
+    #[test]
+    fn a_replicas_script_lets_the_role_in() {
+        let grants = "GRANT USAGE ON SCHEMA walgate TO \"wal gate\";\n\
+            GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA walgate TO \"wal gate\";\nCOMMIT;\n";
+        assert!(script(Side::Replica, "shop", "wal gate").ends_with(grants));
+        assert!(!script(Side::Source, "shop", "wal gate").contains("wal gate"));
     }
 }

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS walgate.copied_table (
   copied_at pg_catalog.pg_lsn NOT NULL, -- changes of transactions that committed before it are in the copy
   done boolean NOT NULL,
   rows bigint NOT NULL,
+  selection text,                       -- what the rule selected when it was copied
   PRIMARY KEY (pipeline, oid)
 );
 

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::start::blocking;
-use crate::sink::hub;
+use crate::sink::destination;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::lock::{self, Lock};
 use crate::wal::slot;
@@ -38,12 +38,12 @@ WHERE c.relnamespace = 'walgate'::pg_catalog.regnamespace AND c.relkind IN ('r',
 /// Another installation on the same database uses the schema, too.
 const OTHER_SLOTS: &str = "SELECT slot_name::text FROM pg_catalog.pg_replication_slots \
 WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput' AND NOT temporary \
-  AND slot_name LIKE '%\\_hub' ORDER BY 1";
+  AND (slot_name LIKE '%\\_hub' OR slot_name LIKE '%\\_r\\_%') ORDER BY 1";
 
 /// What `walgate drop` takes.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only this pipeline: `hub`, or its slot's name
+    /// Only this pipeline: `hub`, a replica's name, or its slot's name
     #[arg(long, value_name = "P")]
     pub pipeline: Option<String>,
     /// Do not ask
@@ -73,29 +73,34 @@ struct Removed {
 /// cannot be reached.
 pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
     let config_path = config.path.clone();
-    let pipeline = Pipeline::of_hub(Arc::new(config), false)?;
-    if let Some(asked) = &arguments.pipeline
-        && *asked != pipeline.slot
-        && asked != "hub"
-    {
-        return Err(Failure::Usage(format!(
-            "there is no pipeline {asked}\n  remedy: known is {} (or: hub)",
-            pipeline.slot
-        )));
+    let mut pipelines = Pipeline::all(&Arc::new(config), false)?;
+    if let Some(asked) = &arguments.pipeline {
+        let known: Vec<String> =
+            pipelines.iter().map(|one| format!("{} (or: {})", one.slot, one.short_name())).collect();
+        pipelines.retain(|pipeline| *asked == pipeline.slot || *asked == pipeline.short_name());
+        if pipelines.is_empty() {
+            return Err(Failure::Usage(format!(
+                "there is no pipeline {asked}\n  remedy: known is {}",
+                known.join(", ")
+            )));
+        }
     }
     if !arguments.yes {
-        confirm(&pipeline, &config_path)?;
+        confirm(&pipelines, &config_path)?;
     }
-    let removed = remove(&pipeline).await?;
-    report(&removed, arguments.json);
+    for pipeline in &pipelines {
+        let removed = remove(pipeline).await?;
+        report(&removed, arguments.json);
+    }
     Ok(())
 }
 
-fn confirm(pipeline: &Pipeline, config_path: &std::path::Path) -> Result<(), Failure> {
+fn confirm(pipelines: &[Pipeline], config_path: &std::path::Path) -> Result<(), Failure> {
+    let slots: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.slot.as_str()).collect();
     let what = format!(
-        "the slot {} on {}, its publications and its checkpoint at the hub; events and tables stay",
-        pipeline.slot,
-        pipeline.url.address()
+        "the slot {} on {}, its publications and its checkpoint at the destination; events and tables stay",
+        slots.join(", "),
+        pipelines.first().map_or_else(String::new, |pipeline| pipeline.url.address().to_string())
     );
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage(format!(
@@ -104,7 +109,7 @@ fn confirm(pipeline: &Pipeline, config_path: &std::path::Path) -> Result<(), Fai
         )));
     }
     eprint!(
-        "This removes {what}.\nChanges from now on are lost to the hub until a new start copies again.\nType yes to go on: "
+        "This removes {what}.\nChanges from now on are lost to it until a new start copies again.\nType yes to go on: "
     );
     // A terminal that cannot be written cannot be answered either.
     let _ = std::io::stderr().flush();
@@ -119,12 +124,12 @@ fn confirm(pipeline: &Pipeline, config_path: &std::path::Path) -> Result<(), Fai
 async fn remove(pipeline: &Pipeline) -> Result<Removed> {
     let client = connect(&pipeline.url, &pipeline.application_name()).await?;
     let lock = take_lock(pipeline, &client).await?;
-    let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
-    let had_checkpoint = blocking(move || hub::forget(&hub, &name)).await.map_err(|error| {
+    let (address, name) = (pipeline.address()?, pipeline.name());
+    let had_checkpoint = blocking(move || destination::forget(&address, &name)).await.map_err(|error| {
         let (chain, slot) = (error.chain(), &pipeline.slot);
         let hint = error.hint().map_or_else(String::new, |hint| format!("{hint}; "));
         Error::definite(format!("the checkpoint cannot be removed, so nothing was: {chain}")).with_hint(format!(
-            "{hint}then type `walgate drop` again. A hub that never comes back leaves the slot, which retains WAL: SELECT pg_drop_replication_slot('{slot}')"
+            "{hint}then type `walgate drop` again. A destination that never comes back leaves the slot, which retains WAL: SELECT pg_drop_replication_slot('{slot}')"
         ))
     })?;
     let mut removed = Removed { pipeline: pipeline.slot.clone(), ..Removed::default() };

@@ -1,17 +1,22 @@
-//! `walgate migrate`: Walgate's own objects on the source, in the schema `walgate`.
+//! `walgate migrate`: Walgate's own objects on source and replicas, in the schema `walgate`.
 //!
 //! Comes in: the configuration. Goes out: what was missing, applied ([`crate::migrations`]); or, with `--print`,
 //! the same as a script, with what only an administrator may do behind it as comments.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+
+use serde::Serialize;
 
 use super::Failure;
 use super::check::create_publication;
-use crate::config::{Config, TableRule};
-use crate::migrations::{self, Side};
+use crate::config::{Config, Replica, TableRule};
+use crate::error::Error;
+use crate::migrations::{self, Done, Side};
 use crate::pipeline::{Pipeline, tables};
 use crate::wal::client::connect;
 use crate::wal::sql::quote_ident;
+use crate::wal::url::ConnectUrl;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug)]
@@ -42,35 +47,76 @@ pub async fn run(config: Config, asked: Asked) -> Result<(), Failure> {
         let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
         return Ok(());
     }
-    let mut client = connect(&pipeline.url, "walgate migrate").await?;
-    let done = migrations::apply(&mut client, Side::Source).await.map_err(|error| {
-        if error.hint().is_some() {
-            return error;
-        }
-        error.with_hint("give the SQL of `walgate migrate --print` to an administrator of the database")
-    })?;
+    let mut everything =
+        Everything { source: apply(&pipeline.url, Side::Source).await?, replicas: BTreeMap::new() };
+    for (name, url) in replicas(&pipeline.config)? {
+        let done = apply(&url, Side::Replica).await;
+        let done = done.map_err(|error| error.context(format_args!("replica {name}")))?;
+        everything.replicas.insert(name, done);
+    }
     if asked.json {
-        println!("{}", serde_json::to_string(&done).expect("plain data"));
-    } else {
-        for name in &done.applied {
-            println!("applied {name}");
-        }
-        println!(
-            "the schema walgate is up to date ({} applied, {} there already)",
-            done.applied.len(),
-            done.present.len()
-        );
+        println!("{}", serde_json::to_string(&everything).expect("plain data"));
+        return Ok(());
+    }
+    tell("", &everything.source);
+    for (name, done) in &everything.replicas {
+        tell(&format!(" on the replica {name}"), done);
     }
     Ok(())
 }
 
+/// What was done, for `--json`.
+#[derive(Serialize)]
+struct Everything {
+    #[serde(flatten)]
+    source: Done,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    replicas: BTreeMap<String, Done>,
+}
+
+async fn apply(url: &ConnectUrl, side: Side) -> Result<Done, Error> {
+    let mut client = connect(url, "walgate migrate").await?;
+    migrations::apply(&mut client, side).await.map_err(|error| {
+        if error.hint().is_some() {
+            return error;
+        }
+        error.with_hint("give the SQL of `walgate migrate --print` to an administrator of the database")
+    })
+}
+
+fn tell(place: &str, done: &Done) {
+    for name in &done.applied {
+        println!("applied {name}{place}");
+    }
+    println!(
+        "the schema walgate{place} is up to date ({} applied, {} there already)",
+        done.applied.len(),
+        done.present.len()
+    );
+}
+
+/// Names and URLs of the replicas.
+fn replicas(config: &Config) -> Result<Vec<(String, ConnectUrl)>, Error> {
+    let replica = |replica: &Replica| {
+        let url = ConnectUrl::from_env(replica.url.expose()).map_err(|error| {
+            Error::definite(format!("{}.url: {error}", replica.key_path)).with_hint(error.hint())
+        })?;
+        Ok((replica.name.clone(), url))
+    };
+    config.replicas.iter().map(replica).collect()
+}
+
 /// The same as a script that may be run again, for psql.
 async fn script(pipeline: &Pipeline) -> String {
-    let mut text = migrations::script(Side::Source, &pipeline.url.database);
+    let mut text = migrations::script(Side::Source, &pipeline.url.database, &pipeline.url.user);
     text.push('\n');
     for line in administrator(pipeline).await.lines() {
         text.push_str(format!("-- {line}").trim_end());
         text.push('\n');
+    }
+    for (name, url) in replicas(&pipeline.config).unwrap_or_default() {
+        text.push_str(&format!("\n-- On the replica {name}, in the database {}:\n", url.database));
+        text.push_str(&migrations::script(Side::Replica, &url.database, &url.user));
     }
     text
 }

@@ -10,6 +10,8 @@ pub mod drop;
 pub mod init;
 pub mod check;
 pub mod migrate;
+pub mod verify;
+pub mod resync;
 mod demo;
 
 use std::fmt;
@@ -54,7 +56,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Create or upgrade Walgate's own objects on the source
+    /// Create or upgrade Walgate's own objects on source and replicas
     Migrate {
         /// Print the SQL for an administrator instead
         #[arg(long)]
@@ -76,6 +78,10 @@ pub enum Command {
     Status(status::Arguments),
     /// Print events from the hub, one JSON value a line
     Tail(tail::Arguments),
+    /// Compare the replicas' tables with the source; exit code 1 when something differs
+    Verify(verify::Arguments),
+    /// Copy tables again, while the rest goes on
+    Resync(resync::Arguments),
     /// Remove slots, publications, checkpoints and Walgate's own objects; events and tables stay
     Drop(drop::Arguments),
     /// Show all of it on a throwaway local cluster: nothing to install but PostgreSQL
@@ -140,6 +146,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Status(arguments) => status::run(load(&cli.config)?, &arguments).await,
         Command::Tail(arguments) => tail::run(load(&cli.config)?, arguments).await,
+        Command::Verify(arguments) => verify::run(load(&cli.config)?, &arguments).await,
+        Command::Resync(arguments) => resync::run(load(&cli.config)?, &arguments).await,
         Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,
     }

@@ -126,12 +126,6 @@ impl<'a> Section<'a> {
         self.fault(key, format!("{what} is not available in this version"), remedy);
     }
 
-    /// Reports that the section as a whole is for a later version.
-    pub(super) fn fault_of_later_section(&self, what: &str, remedy: &str) {
-        let message = format!("{what} is not available in this version");
-        self.reader.report(self.path.clone(), self.offset, message, remedy.to_owned());
-    }
-
     /// Reports every key that is not one of `known`.
     pub(super) fn allow(&self, known: &[&str]) {
         for (key, _) in self.table.into_iter().flatten() {

@@ -184,7 +184,7 @@ mod tests {
         let text = render("postgres://db/shop", name.trim_end(), &["s${y}.t".to_owned()], &[]);
         let config = parse(&text);
         assert_eq!(config.source.name.as_deref(), Some("sh\"op\\ ${x}"));
-        assert!(choose(&config.tables, "s${y}", "t").is_some());
+        assert!(choose(&config.tables, crate::config::Destination::Hub, "s${y}", "t").is_some());
         assert_eq!(quoted("a\nb"), "\"a\\U0000000Ab\"");
     }
 
@@ -192,7 +192,7 @@ mod tests {
     fn an_empty_database_gets_the_default_rule() {
         let config = parse(&render("postgres://db/shop", "shop", &[], &[]));
         assert_eq!(config.tables.len(), 1);
-        assert!(choose(&config.tables, "public", "later").is_some());
+        assert!(choose(&config.tables, crate::config::Destination::Hub, "public", "later").is_some());
     }
 
     #[test]

@@ -13,8 +13,4 @@ pub(super) fn refuse(root: &Section<'_>) {
             "remove [claim_check]; events of any size travel inline, so raise the topics' max.message.bytes",
         );
     }
-    for replica in root.sections("replica") {
-        replica.allow(schema::REPLICA);
-        replica.fault_of_later_section("replication to another database", "remove this [[replica]] section");
-    }
 }

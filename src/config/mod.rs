@@ -15,6 +15,7 @@ mod file;
 mod hub;
 mod later;
 mod limits;
+mod replica;
 mod schema;
 mod source;
 mod table;
@@ -25,8 +26,9 @@ use std::path::{Path, PathBuf};
 pub use fault::{ConfigError, Fault, Faults};
 pub use hub::{Delivery, FileHub, Format, Hub, HubKind, KafkaHub};
 pub use limits::{Admin, Limits, parse_duration};
+pub use replica::{OnConflict, Replica};
 pub use source::{Publication, SecretUrl, SnapshotMode, Source};
-pub use table::{ColumnSet, Mode, TableRule, choose};
+pub use table::{ColumnSet, Destination, Mode, OnUnknownOld, TableRule, choose};
 
 /// A whole configuration, valid in itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Config {
     pub source: Source,
     /// The event store.
     pub hub: Hub,
+    /// The databases that receive rows.
+    pub replicas: Vec<Replica>,
     /// Where the process is watched.
     pub admin: Admin,
     /// What the process may use.
@@ -78,12 +82,15 @@ impl Config {
         let root = reader.root(&table);
         root.allow(schema::TOP);
         later::refuse(&root);
+        let source = source::read(&root.section("source"));
+        let replicas = replica::read(&root, &source.slot);
         let config = Config {
-            source: source::read(&root.section("source")),
             hub: hub::read(&root.section("hub"), base_dir),
             admin: limits::read_admin(&root.section("admin")),
             limits: limits::read_limits(&root.section("limits")),
-            tables: table::read(&root),
+            tables: table::read(&root, &replicas),
+            source,
+            replicas,
             path: base_dir.join(Config::FILE_NAME),
         };
         reader.finish().map(|()| config)

@@ -1,10 +1,9 @@
 //! `[[table]]`: the rules, which rows and columns of which tables go where; and which rule takes a table.
 
-use std::collections::HashMap;
-
 use super::file::Section;
+use super::replica::Replica;
 use super::schema;
-use crate::route::name::TablePattern;
+use crate::route::name::{TablePattern, TargetName};
 use crate::route::template::EventTypeTemplate;
 
 /// A rule, as it can run.
@@ -14,6 +13,14 @@ pub struct TableRule {
     pub name: TablePattern,
     /// What becomes of their changes.
     pub mode: Mode,
+    /// `replicas`: which of them the rule speaks of. `None`: all.
+    pub replicas: Option<Vec<String>>,
+    /// `to`: its name on the replica; a part that is `*` is the table's own. `None`: the same name.
+    pub to: Option<TargetName>,
+    /// `where`: the rows that go, an SQL expression of PostgreSQL's meaning.
+    pub filter: Option<String>,
+    /// What becomes of an update whose new row does not pass while the old one is not known.
+    pub on_unknown_old: OnUnknownOld,
     /// The columns that an event carries, besides the key.
     pub columns: ColumnSet,
     /// The key of tables without one. `None`: the identity index, else the primary key.
@@ -33,8 +40,31 @@ pub struct TableRule {
 pub enum Mode {
     /// Events on the hub.
     Event,
+    /// Rows on replicas.
+    Replicate,
+    /// Both.
+    Both,
     /// Nothing.
     Off,
+}
+
+/// Where changes go: what a rule may speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination<'a> {
+    /// The event store.
+    Hub,
+    /// The replica of this name.
+    Replica(&'a str),
+}
+
+/// Where a filter's verdict on the old row is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnUnknownOld {
+    /// A delete is published: it converges, but tells the key.
+    #[default]
+    Delete,
+    /// Nothing is: consumers keep a row that may have passed.
+    Drop,
 }
 
 /// Which columns go.
@@ -73,6 +103,10 @@ impl TableRule {
         TableRule {
             name,
             mode: Mode::Event,
+            replicas: None,
+            to: None,
+            filter: None,
+            on_unknown_old: OnUnknownOld::default(),
             columns: ColumnSet::All,
             key: None,
             aggregate_type: None,
@@ -83,32 +117,55 @@ impl TableRule {
     }
 }
 
-/// The rule that takes a table: one with its exact name, else the last pattern that matches.
-pub fn choose<'a>(rules: &'a [TableRule], schema: &str, table: &str) -> Option<&'a TableRule> {
-    let is_match = |rule: &&TableRule| rule.name.matches(schema, table);
-    rules
-        .iter()
-        .filter(|rule| rule.name.is_exact())
-        .find(is_match)
-        .or_else(|| rules.iter().rev().find(is_match))
+impl TableRule {
+    /// Whether the rule says anything of the destination, be it that nothing goes there.
+    pub fn speaks_of(&self, destination: Destination<'_>) -> bool {
+        let is_listed =
+            |name: &str| self.replicas.as_ref().is_none_or(|names| names.iter().any(|one| one == name));
+        match (self.mode, destination) {
+            (Mode::Event | Mode::Both, Destination::Hub) => true,
+            // With replicas it is only they that get nothing.
+            (Mode::Off, Destination::Hub) => self.replicas.is_none(),
+            (Mode::Replicate | Mode::Both | Mode::Off, Destination::Replica(name)) => is_listed(name),
+            (Mode::Replicate, Destination::Hub) | (Mode::Event, Destination::Replica(_)) => false,
+        }
+    }
+
+    /// `schema.table` on a replica.
+    pub fn target_name(&self, schema: &str, table: &str) -> (String, String) {
+        match &self.to {
+            Some(to) => to.of(schema, table),
+            None => (schema.to_owned(), table.to_owned()),
+        }
+    }
+}
+
+/// The rule that says what goes to `destination` of a table: of those that speak of it, one with its exact name, else
+/// the last pattern that matches. `None`: nothing goes there.
+pub fn choose<'a>(
+    rules: &'a [TableRule],
+    destination: Destination<'_>,
+    schema: &str,
+    table: &str,
+) -> Option<&'a TableRule> {
+    let is_match = |rule: &&TableRule| rule.speaks_of(destination) && rule.name.matches(schema, table);
+    let exact = rules.iter().filter(|rule| rule.name.is_exact()).find(is_match);
+    exact.or_else(|| rules.iter().rev().find(is_match)).filter(|rule| rule.mode != Mode::Off)
 }
 
 /// The rules of the file; without any, everything in `public` as events.
-pub(super) fn read(root: &Section<'_>) -> Vec<TableRule> {
+pub(super) fn read(root: &Section<'_>, replicas: &[Replica]) -> Vec<TableRule> {
     if !root.has("table") {
         return vec![TableRule::events_of(TablePattern::all_of("public"), "table")];
     }
     let sections = root.sections("table");
     let mut rules = Vec::with_capacity(sections.len());
-    let mut exact: HashMap<TablePattern, &str> = HashMap::new();
     for section in &sections {
-        let Some(rule) = read_rule(section) else { continue };
-        if rule.name.is_exact()
-            && let Some(first) = exact.insert(rule.name.clone(), section.path())
-        {
+        let Some(rule) = read_rule(section, replicas) else { continue };
+        if let Some((first, destination)) = doubled(&rules, &rule, replicas) {
             section.fault_of_value(
                 "name",
-                &format!("has a rule already: {first}"),
+                &format!("has a rule{destination} already: {first}"),
                 "make one rule of the two",
             );
         }
@@ -117,15 +174,35 @@ pub(super) fn read(root: &Section<'_>) -> Vec<TableRule> {
     rules
 }
 
-fn read_rule(section: &Section<'_>) -> Option<TableRule> {
+/// The rule before with the same exact name and a destination that both speak of.
+fn doubled(rules: &[TableRule], rule: &TableRule, replicas: &[Replica]) -> Option<(String, String)> {
+    let names = replicas.iter().map(|replica| Destination::Replica(&replica.name));
+    let mut destinations = std::iter::once(Destination::Hub).chain(names).filter(|one| rule.speaks_of(*one));
+    let is_same = |other: &&TableRule| rule.name.is_exact() && other.name == rule.name;
+    destinations.find_map(|destination| {
+        let other = rules.iter().filter(is_same).find(|other| other.speaks_of(destination))?;
+        let named = match destination {
+            Destination::Hub => String::new(),
+            Destination::Replica(name) => format!(" for the replica {name}"),
+        };
+        Some((other.key_path.clone(), named))
+    })
+}
+
+fn read_rule(section: &Section<'_>, known: &[Replica]) -> Option<TableRule> {
     section.allow(schema::TABLE);
     refuse_later(section);
     let name = read_name(section);
     let mode = section.choice(
         "mode",
-        &[("event", Mode::Event), ("off", Mode::Off)],
-        &["replicate", "both", "outbox"],
+        &[("event", Mode::Event), ("replicate", Mode::Replicate), ("both", Mode::Both), ("off", Mode::Off)],
+        &["outbox"],
     );
+    let mode = mode.unwrap_or(Mode::Event);
+    let replicas = read_replicas(section, mode, known);
+    let to = read_to(section, mode);
+    let filter = read_filter(section);
+    let on_unknown_old = read_on_unknown_old(section);
     let columns = read_columns(section);
     let key = section.strings("key");
     if let (ColumnSet::Except(excluded), Some(key)) = (&columns, &key) {
@@ -142,7 +219,11 @@ fn read_rule(section: &Section<'_>) -> Option<TableRule> {
     let event_type = read_event_type(section);
     Some(TableRule {
         name: name?,
-        mode: mode.unwrap_or(Mode::Event),
+        mode,
+        replicas,
+        to,
+        filter,
+        on_unknown_old,
         columns,
         key,
         aggregate_type,
@@ -165,6 +246,66 @@ fn read_name(section: &Section<'_>) -> Option<TablePattern> {
             None
         }
     }
+}
+
+fn read_replicas(section: &Section<'_>, mode: Mode, known: &[Replica]) -> Option<Vec<String>> {
+    if matches!(mode, Mode::Replicate | Mode::Both) && known.is_empty() {
+        section.fault("mode", "there is no replica", "add a [[replica]] section with name and url");
+    }
+    let names = section.strings("replicas")?;
+    if mode == Mode::Event {
+        section.fault(
+            "replicas",
+            "belongs to mode = \"replicate\", \"both\" or \"off\"",
+            "remove replicas, or change mode",
+        );
+    }
+    for name in names.iter().filter(|name| known.iter().all(|replica| replica.name != **name)) {
+        let list: Vec<&str> = known.iter().map(|replica| replica.name.as_str()).collect();
+        let remedy = match schema::nearest(name, &list) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("known are: {}", list.join(", ")),
+        };
+        section.fault("replicas", format!("there is no replica {name:?}"), remedy);
+    }
+    Some(names)
+}
+
+fn read_to(section: &Section<'_>, mode: Mode) -> Option<TargetName> {
+    let text = section.string("to")?;
+    if matches!(mode, Mode::Event | Mode::Off) {
+        section.fault("to", "belongs to mode = \"replicate\" or \"both\"", "remove to, or change mode");
+    }
+    let named = TablePattern::parse(&text).map(TargetName::of_pattern);
+    match named {
+        Ok(Some(name)) => return Some(name),
+        Ok(None) => section.fault_of_value(
+            "to",
+            "mixes a name and *",
+            "write schema.table, or * alone for the table's own",
+        ),
+        Err(error) => section.fault_of_value("to", &format!("is no schema.table: {error}"), error.remedy()),
+    }
+    None
+}
+
+/// The text; whether it fits the table is found by `check` and at start.
+fn read_filter(section: &Section<'_>) -> Option<String> {
+    let text = section.string("where")?;
+    if text.trim().is_empty() {
+        section.fault_of_value("where", "is empty", "write an SQL condition, or remove where");
+        return None;
+    }
+    Some(text)
+}
+
+fn read_on_unknown_old(section: &Section<'_>) -> OnUnknownOld {
+    let choices = [("delete", OnUnknownOld::Delete), ("drop", OnUnknownOld::Drop)];
+    let chosen = section.choice("on_unknown_old", &choices, &[]);
+    if section.has("on_unknown_old") && !section.has("where") {
+        section.fault("on_unknown_old", "has no meaning without where", "remove on_unknown_old");
+    }
+    chosen.unwrap_or_default()
 }
 
 fn read_columns(section: &Section<'_>) -> ColumnSet {
@@ -190,19 +331,11 @@ fn read_event_type(section: &Section<'_>) -> EventTypeTemplate {
 
 /// Refuses what later versions do; a default that is written out is fine.
 fn refuse_later(section: &Section<'_>) {
-    for (key, what, remedy) in [
-        ("where", "a row filter", "remove where, and let consumers filter"),
-        ("replicas", "replication", "remove replicas"),
-        ("to", "replication", "remove to"),
-        ("outbox", "mode = \"outbox\"", "remove outbox, and write mode = \"event\""),
-    ] {
+    for (key, what, remedy) in [("outbox", "mode = \"outbox\"", "remove outbox, and write mode = \"event\"")]
+    {
         if section.has(key) {
             section.fault_of_later(key, what, remedy);
         }
-    }
-    if section.has("on_unknown_old") {
-        section.choice("on_unknown_old", &[("delete", ()), ("drop", ())], &[]);
-        section.fault("on_unknown_old", "has no meaning without where", "remove on_unknown_old");
     }
     section.choice("pushdown", &[("off", ())], &["auto"]);
     section.choice("partitions", &[("root", ())], &["leaf"]);

@@ -60,7 +60,7 @@ fn the_example_at_the_root_is_valid() {
     let text = include_str!("../../replication.toml");
     let config = valid(text);
     assert_eq!(config.hub.kind, HubKind::File(FileHub { path: "/base/hub".into() }));
-    assert!(choose(&config.tables, "public", "orders").is_some());
+    assert!(choose(&config.tables, Destination::Hub, "public", "orders").is_some());
     let same = valid("[source]\nurl = \"postgres://postgres@localhost:5432/postgres\"\n");
     assert_eq!((config.source, config.hub, config.limits), (same.source, same.hub, same.limits));
 }
@@ -385,27 +385,91 @@ fn later_keys_of_the_source_and_the_hub_are_refused() {
         one_fault(&section("[hub]", &format!("format = \"{format}\"")), "hub.format", LATER);
     }
     one_fault(&section("[claim_check]", "store = \"s3://b/p\""), "claim_check", LATER);
-    let replica =
-        section("[[replica]]", "name = \"r\"\nurl = \"postgres://r/shop\"\n[[replica]]\nnmae = \"s\"");
-    assert_eq!(
-        faults(&replica),
-        [
-            "replica[0]: replication to another database is not available in this version",
-            "replica[1]: replication to another database is not available in this version",
-            "replica[1].nmae: unknown key",
-        ]
+    let parked = replica("on_table_error = \"park\"");
+    one_fault(&parked, "replica[0].on_table_error", LATER);
+    one_fault(&replica("on_schema_change = \"follow\""), "replica[0].on_schema_change", LATER);
+}
+
+/// A replica `r` with more keys.
+fn replica(keys: &str) -> String {
+    section("[[replica]]", &format!("name = \"r\"\nurl = \"postgres://r/shop\"\n{keys}"))
+}
+
+#[test]
+fn replicas_are_checked() {
+    let config = valid(&replica("on_conflict = \"skip\"\ncreate_tables = false"));
+    assert_eq!(config.replicas.len(), 1);
+    assert_eq!((config.replicas[0].on_conflict, config.replicas[0].create_tables), (OnConflict::Skip, false));
+    one_fault(&section("[[replica]]", "url = \"postgres://r/shop\""), "replica[0].name", "missing");
+    one_fault(&section("[[replica]]", "name = \"r\""), "replica[0].url", "missing");
+    one_fault(
+        &section("[[replica]]", "name = \"R\"\nurl = \"postgres://r/s\""),
+        "replica[0].name",
+        "cannot end",
     );
+    one_fault(
+        &section("[[replica]]", "name = \"r\"\nurl = \"http://r/s\""),
+        "replica[0].url",
+        "no URL of a PostgreSQL",
+    );
+    one_fault(&replica("nmae = \"s\""), "replica[0].nmae", "unknown key");
+    one_fault(
+        &replica("[[replica]]\nname = \"r\"\nurl = \"postgres://x/s\""),
+        "replica[1].name",
+        "taken already",
+    );
+}
+
+#[test]
+fn rules_speak_of_destinations() {
+    let config = valid(&replica(
+        r#"[[replica]]
+        name = "s"
+        url = "postgres://s/shop"
+        [[table]]
+        name = "public.*"
+        [[table]]
+        name = "public.*"
+        mode = "replicate"
+        [[table]]
+        name = "public.orders"
+        mode = "replicate"
+        replicas = ["s"]
+        to = "sales.*"
+        [[table]]
+        name = "public.secret"
+        mode = "off"
+        [[table]]
+        name = "public.events"
+        mode = "off"
+        replicas = ["r"]
+        "#,
+    ));
+    let chosen = |destination, table| {
+        choose(&config.tables, destination, "public", table).map(|rule| rule.key_path.as_str())
+    };
+    let (hub, r, s) = (Destination::Hub, Destination::Replica("r"), Destination::Replica("s"));
+    assert_eq!(
+        [hub, r, s].map(|to| chosen(to, "orders")),
+        [Some("table[0]"), Some("table[1]"), Some("table[2]")]
+    );
+    assert_eq!([hub, r, s].map(|to| chosen(to, "secret")), [None; 3]);
+    assert_eq!([hub, r, s].map(|to| chosen(to, "events")), [Some("table[0]"), None, Some("table[1]")]);
+    assert_eq!(config.tables[2].target_name("public", "orders"), ("sales".to_owned(), "orders".to_owned()));
+    one_fault(&rule("mode = \"replicate\""), "table[0].mode", "there is no replica");
+    let with_rule = |keys: &str| replica(&format!("[[table]]\nname = \"public.t\"\n{keys}"));
+    one_fault(&with_rule("mode = \"both\"\nreplicas = [\"q\"]"), "table[0].replicas", "no replica \"q\"");
+    one_fault(&with_rule("replicas = [\"r\"]"), "table[0].replicas", "belongs to mode");
+    one_fault(&with_rule("to = \"a.b\""), "table[0].to", "belongs to mode");
+    one_fault(&with_rule("mode = \"both\"\nto = \"a\""), "table[0].to", "no schema.table");
+    let doubled = with_rule("mode = \"both\"\n[[table]]\nname = \"public.t\"\nmode = \"replicate\"");
+    one_fault(&doubled, "table[1].name", "has a rule for the replica r already: table[0]");
 }
 
 #[test]
 fn later_keys_of_rules_are_refused() {
     const LATER: &str = "is not available in this version";
-    for mode in ["replicate", "both", "outbox"] {
-        one_fault(&rule(&format!("mode = \"{mode}\"")), "table[0].mode", LATER);
-    }
-    one_fault(&rule("where = \"a > 1\""), "table[0].where", LATER);
-    one_fault(&rule("replicas = [\"r\"]"), "table[0].replicas", LATER);
-    one_fault(&rule("to = \"sales.orders\""), "table[0].to", LATER);
+    one_fault(&rule("mode = \"outbox\""), "table[0].mode", LATER);
     one_fault(&rule("outbox.id = \"event_id\""), "table[0].outbox", LATER);
     one_fault(&rule("pushdown = \"auto\""), "table[0].pushdown", LATER);
     one_fault(&rule("partitions = \"leaf\""), "table[0].partitions", LATER);
@@ -414,6 +478,16 @@ fn later_keys_of_rules_are_refused() {
     one_fault(&rule("mask = { email = \"hash\" }"), "table[0].mask", LATER);
     one_fault(&rule("on_unknown_old = \"drop\""), "table[0].on_unknown_old", "no meaning without where");
     one_fault(&rule("pushdown = \"on\""), "table[0].pushdown", "is no pushdown");
+}
+
+#[test]
+fn filters_are_taken_as_they_stand() {
+    let config = valid(&rule("where = \"region = 'EU'\"\non_unknown_old = \"drop\""));
+    assert_eq!(config.tables[0].filter.as_deref(), Some("region = 'EU'"));
+    assert_eq!(config.tables[0].on_unknown_old, OnUnknownOld::Drop);
+    one_fault(&rule("where = \" \""), "table[0].where", "is empty");
+    let unknown = rule("where = \"a\"\non_unknown_old = \"keep\"");
+    one_fault(&unknown, "table[0].on_unknown_old", "is no on_unknown_old");
 }
 
 #[test]
@@ -429,11 +503,13 @@ fn the_exact_rule_wins_then_the_last_pattern() {
         ]
         "#,
     );
-    let chosen = |schema, table| choose(&config.tables, schema, table).map(|rule| rule.key_path.as_str());
+    let chosen = |schema, table| {
+        choose(&config.tables, Destination::Hub, schema, table).map(|rule| rule.key_path.as_str())
+    };
     assert_eq!(chosen("public", "orders"), Some("table[0]"));
     assert_eq!(chosen("public", "others"), Some("table[2]"));
     assert_eq!(chosen("public", "users"), Some("table[1]"));
-    assert_eq!(chosen("sales", "orders"), Some("table[3]"));
+    assert_eq!(chosen("sales", "orders"), None, "off is nothing");
     assert_eq!(chosen("other", "orders"), None);
 }
 

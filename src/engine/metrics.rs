@@ -5,10 +5,13 @@ use std::sync::Arc;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use crate::pipeline::status::PipelineStatus;
-use crate::route::batch::{Label, LabelId, Labels};
+use crate::route::batch::{Counts, Label, Labels};
+use crate::route::row::{Target, Targets};
 
 /// Events that are durable at the hub.
 pub const EVENTS_TOTAL: &str = "walgate_events_total";
+/// Rows that are durable on a replica.
+pub const ROWS_APPLIED_TOTAL: &str = "walgate_rows_applied_total";
 /// Bytes received from the source.
 pub const BYTES_READ_TOTAL: &str = "walgate_bytes_read_total";
 /// WAL between what is confirmed and the source's end.
@@ -37,8 +40,16 @@ pub const UP: &str = "walgate_up";
 /// Says what each metric means, in the text that a scrape shows. Once, after the recorder is there.
 pub fn describe() {
     describe_counter!(EVENTS_TOTAL, "Events that are durable at the hub, since the process began");
+    describe_counter!(
+        ROWS_APPLIED_TOTAL,
+        "Row changes that are durable on a replica, since the process began"
+    );
+    describe_counter!(
+        CONFLICTS_TOTAL,
+        "Rows of a replica that were not as the source's change expected them"
+    );
     describe_counter!(BYTES_READ_TOTAL, "Bytes received from the replication stream");
-    describe_counter!(SNAPSHOT_ROWS_TOTAL, "Rows of copies that are durable at the hub");
+    describe_counter!(SNAPSHOT_ROWS_TOTAL, "Rows of copies that are durable at the destination");
     describe_counter!(DEAD_LETTERS_TOTAL, "Messages that became dead letters");
     describe_counter!(
         CONFLICTS_TOTAL,
@@ -81,25 +92,44 @@ pub fn publish(status: &PipelineStatus) {
 
 /// What was counted of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Published {
+pub struct Delivered {
     /// All its events.
     pub events: u64,
     /// Of those, rows of a copy.
     pub rows_read: u64,
+    /// Rows of a replica.
+    pub rows: u64,
 }
 
-/// Counts the events of a batch that is durable.
-pub fn published(pipeline: &str, labels: &Labels, counts: &[(LabelId, u64)]) -> Published {
-    let mut known: Vec<Arc<Label>> = Vec::new();
-    labels.refresh(&mut known);
-    let mut published = Published::default();
-    for (label, count) in counts {
-        let label = known.get(label.index()).expect("a label is interned before it is used");
-        events(pipeline, &label.relation, *count);
-        published.events += count;
-        published.rows_read += if label.op == "read" { *count } else { 0 };
+/// Counts what a batch that is durable held.
+pub fn delivered(pipeline: &str, labels: &Labels, targets: &Targets, counts: &Counts) -> Delivered {
+    let mut delivered = Delivered::default();
+    if !counts.events.is_empty() {
+        let mut known: Vec<Arc<Label>> = Vec::new();
+        labels.refresh(&mut known);
+        for (label, count) in &counts.events {
+            let label = known.get(label.index()).expect("a label is interned before it is used");
+            events(pipeline, &label.relation, *count);
+            delivered.events += count;
+            delivered.rows_read += if label.op == "read" { *count } else { 0 };
+        }
     }
-    published
+    if !counts.rows.is_empty() {
+        let mut known: Vec<Arc<Target>> = Vec::new();
+        targets.refresh(&mut known);
+        for (target, count) in &counts.rows {
+            let target = known.get(target.index()).expect("a target is interned before it is used");
+            rows_applied(pipeline, &target.relation, *count);
+            delivered.rows += count;
+        }
+    }
+    delivered
+}
+
+/// Rows of one relation that are durable on a replica.
+pub fn rows_applied(pipeline: &str, relation: &str, count: u64) {
+    counter!(ROWS_APPLIED_TOTAL, "pipeline" => pipeline.to_owned(), "relation" => relation.to_owned())
+        .increment(count);
 }
 
 /// Events of one relation that are durable.

@@ -8,11 +8,12 @@ pub mod monitor;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::error::{Class, Error, Result};
 use crate::pipeline::status::State;
+use crate::pipeline::tables::all_of;
 use crate::pipeline::{Ended, Pipeline, Wish};
 use backoff::Backoff;
 
@@ -22,16 +23,21 @@ const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 /// Between an orderly end because of new tables and the next start.
 const TABLES_PAUSE: Duration = Duration::from_millis(200);
 
-/// Runs everything that `config` asks for, until asked to end, caught up, or stopped by a definite
-/// error.
+/// Runs everything that `config` asks for, until asked to end, caught up, or stopped by definite errors. A pipeline
+/// that stops leaves the others running: a replica that refuses rows never holds up the hub.
 ///
 /// # Errors
-/// Definite, the first that stopped a pipeline; the others were drained.
+/// Definite, of every pipeline that stopped; nothing to run.
 pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
-    let pipeline = Pipeline::of_hub(config.clone(), until_caught_up)?;
-    let admin = admin::start(config.admin.listen, vec![pipeline.status.clone()]);
-    let monitor = tokio::spawn(monitor::run(pipeline.clone()));
-    let (wish, mut wishes) = watch::channel(Wish::Run);
+    let pipelines = Pipeline::all(&config, until_caught_up)?;
+    if pipelines.is_empty() {
+        return Err(Error::definite("no rule sends anything anywhere").with_hint(
+            "write a [[table]] rule with mode = \"event\", or a [[replica]] and a rule with mode = \"replicate\"",
+        ));
+    }
+    let statuses = pipelines.iter().map(|pipeline| pipeline.status.clone()).collect();
+    let admin = admin::start(config.admin.listen, statuses);
+    let (wish, wishes) = watch::channel(Wish::Run);
     tokio::spawn(async move {
         wait_for_signal().await;
         tracing::info!("draining");
@@ -41,9 +47,29 @@ pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
         tracing::warn!("asked twice: leaving what is in flight to the next start");
         std::process::exit(0);
     });
-    // A thread and a runtime of its own: what wakes the reader is then polled by the reader itself,
-    // not by another thread that has to wake it (a third of all CPU under load, measured).
-    let (sender, ended) = tokio::sync::oneshot::channel();
+    let mut running = Vec::with_capacity(pipelines.len());
+    for pipeline in pipelines {
+        let ended = start(&pipeline, wishes.clone())?;
+        let monitor = tokio::spawn(monitor::run(pipeline.clone()));
+        running.push((pipeline, ended, monitor));
+    }
+    let mut errors = Vec::new();
+    for (pipeline, ended, monitor) in running {
+        let ended = ended
+            .await
+            .unwrap_or_else(|_| Err(Error::definite("the pipeline's thread ended without a word")));
+        errors.extend(ended.err());
+        pipeline.status.enter(State::Stopped);
+        monitor.abort();
+    }
+    admin.abort();
+    if errors.is_empty() { Ok(()) } else { Err(all_of(errors)) }
+}
+
+/// Starts a pipeline on a thread and a runtime of its own: what wakes the reader is then polled by the reader itself,
+/// not by another thread that has to wake it (a third of all CPU under load, measured).
+fn start(pipeline: &Pipeline, mut wishes: watch::Receiver<Wish>) -> Result<oneshot::Receiver<Result<()>>> {
+    let (sender, ended) = oneshot::channel();
     let supervised = pipeline.clone();
     std::thread::Builder::new()
         .name(pipeline.slot.clone())
@@ -59,16 +85,12 @@ pub async fn run(config: Arc<Config>, until_caught_up: bool) -> Result<()> {
                     runtime.shutdown_background();
                     ended
                 });
+            supervised.status.enter(State::Stopped);
             // Nobody to tell: then the process is ending anyway.
             let _ = sender.send(ended);
         })
         .map_err(|error| Error::transient("the pipeline's thread cannot be started").with_source(error))?;
-    let ended =
-        ended.await.unwrap_or_else(|_| Err(Error::definite("the pipeline's thread ended without a word")));
-    pipeline.status.enter(State::Stopped);
-    monitor.abort();
-    admin.abort();
-    ended
+    Ok(ended)
 }
 
 /// Runs one pipeline, attempt after attempt, until it is drained, caught up, or stopped by a definite error.

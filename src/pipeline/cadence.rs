@@ -51,6 +51,9 @@ impl Cadence {
                 || pump.batch_bytes() >= BACKLOG_BATCH_BYTES
                 || moment.since_checkpoint >= BACKLOG_BATCH_TIME;
         }
+        if pump.owes_end() {
+            return true;
+        }
         let is_asked = self.is_server_waiting && ledger.is_empty();
         !is_all_handed(pump, ledger)
             && (is_asked || pump.is_target_reached() || moment.since_checkpoint >= IDLE_CHECKPOINT_TIME)

@@ -5,6 +5,7 @@
 //! what the destination has stored, which is what a crash would do (EXACTLY_ONCE.md).
 
 pub mod cadence;
+pub mod filters;
 pub mod guard;
 mod inflow;
 pub mod pump;
@@ -19,8 +20,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Destination, HubKind, Mode, Replica};
 use crate::error::{Error, Result};
+use crate::sink::destination::Address;
+use crate::sink::replica::{OnConflict, ReplicaSettings};
 use crate::wal::publication::Publications;
 use crate::wal::url::ConnectUrl;
 use status::{PipelineStatus, SharedStatus, State};
@@ -58,6 +61,8 @@ pub struct Pipeline {
     pub slot: String,
     /// Its publications.
     pub publications: Publications,
+    /// The replica that gets the rows; `None`: events go to the hub.
+    pub replica: Option<Replica>,
     /// End when caught up.
     pub until_caught_up: bool,
     /// Shared with whoever asks.
@@ -72,12 +77,27 @@ impl Pipeline {
     /// # Errors
     /// Definite: the source's URL cannot be used.
     pub fn of_hub(config: Arc<Config>, until_caught_up: bool) -> Result<Pipeline> {
+        Pipeline::of(config, None, until_caught_up)
+    }
+
+    /// Every pipeline of `config`: one for the hub and one for each replica that a rule sends something to.
+    ///
+    /// # Errors
+    /// Definite: a URL cannot be used.
+    pub fn all(config: &Arc<Config>, until_caught_up: bool) -> Result<Vec<Pipeline>> {
+        let replicas = config.replicas.iter().cloned().map(Some);
+        let pipelines = std::iter::once(None).chain(replicas);
+        let pipelines = pipelines.map(|replica| Pipeline::of(config.clone(), replica, until_caught_up));
+        pipelines.filter(|pipeline| pipeline.as_ref().map_or(true, Pipeline::has_rules)).collect()
+    }
+
+    fn of(config: Arc<Config>, replica: Option<Replica>, until_caught_up: bool) -> Result<Pipeline> {
         let url = ConnectUrl::from_env(config.source.url.expose())
             .map_err(|error| Error::definite(format!("source.url: {error}")).with_hint(error.hint()))?;
-        let slot = format!("{}_hub", config.source.slot);
-        let sink = match config.hub.kind {
-            crate::config::HubKind::Kafka(_) => "kafka",
-            crate::config::HubKind::File(_) => "file",
+        let (slot, sink) = match (&replica, &config.hub.kind) {
+            (Some(replica), _) => (format!("{}_r_{}", config.source.slot, replica.name), "replica"),
+            (None, HubKind::Kafka(_)) => (format!("{}_hub", config.source.slot), "kafka"),
+            (None, HubKind::File(_)) => (format!("{}_hub", config.source.slot), "file"),
         };
         let source_name = config.source.name.clone().unwrap_or_else(|| url.database.clone());
         let status = PipelineStatus {
@@ -94,9 +114,52 @@ impl Pipeline {
             sink_gate: Arc::default(),
             slot,
             url,
+            replica,
             config,
             until_caught_up,
         })
+    }
+
+    /// `hub`, or the replica's name.
+    pub fn short_name(&self) -> &str {
+        self.replica.as_ref().map_or("hub", |replica| &replica.name)
+    }
+
+    /// Where its changes go.
+    pub fn destination(&self) -> Destination<'_> {
+        match &self.replica {
+            Some(replica) => Destination::Replica(&replica.name),
+            None => Destination::Hub,
+        }
+    }
+
+    /// Where its changes go, and what it takes to get there.
+    ///
+    /// # Errors
+    /// Definite: the replica's URL cannot be used.
+    pub fn address(&self) -> Result<Address> {
+        let Some(replica) = &self.replica else { return Ok(Address::Hub(self.config.hub.clone())) };
+        let url = ConnectUrl::from_env(replica.url.expose()).map_err(|error| {
+            Error::definite(format!("{}.url: {error}", replica.key_path)).with_hint(error.hint())
+        })?;
+        Ok(Address::Replica(Box::new(ReplicaSettings {
+            name: replica.name.clone(),
+            url,
+            source_url: self.url.clone(),
+            application_name: self.application_name(),
+            pipeline: self.name(),
+            on_conflict: match replica.on_conflict {
+                crate::config::OnConflict::Apply => OnConflict::Apply,
+                crate::config::OnConflict::Skip => OnConflict::Skip,
+                crate::config::OnConflict::Error => OnConflict::Error,
+            },
+        })))
+    }
+
+    /// Whether a rule sends anything to its destination.
+    fn has_rules(&self) -> bool {
+        let mut rules = self.config.tables.iter();
+        rules.any(|rule| rule.mode != Mode::Off && rule.speaks_of(self.destination()))
     }
 
     /// `<source.name>.<slot name>`: the checkpoint's key and the transactional id.

@@ -16,16 +16,18 @@ use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
-use crate::route::batch::{Batch, LabelId, Labels, Progress};
+use crate::route::batch::{Batch, Counts, Labels, Progress};
 use crate::route::event::{EventWriter, Stamp};
 use crate::route::message::{
-    CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, TRACEPARENT_PREFIX,
+    CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, RESYNC_PREFIX, ResyncRequest,
+    TRACEPARENT_PREFIX,
 };
 use crate::route::plan::TablePlan;
+use crate::route::row::{RowChange, RowOp, Targets};
 use crate::route::template::{Topic, TopicTemplate};
 use crate::route::value::Style;
 use crate::route::{Route, Router, RowMessage};
-use crate::sink::checkpoint::{Checkpoint, Phase};
+use crate::sink::checkpoint::{Checkpoint, Phase, TableState};
 use crate::wal::connection::ReplicationStream;
 use crate::wal::frame::Frame;
 use crate::wal::pgoutput::{Message, Relation, decode};
@@ -45,6 +47,10 @@ pub enum Pumped {
     Full,
     /// A relation was described for the first time, or differently: install it.
     Relation(Relation),
+    /// The open transaction asks for tables, by OID, to be copied again: store that with what has been received.
+    Resync(Vec<u32>),
+    /// That transaction has ended.
+    ResyncDue,
     /// Tables were truncated: how many partitions do their topics have?
     Truncate(Truncate),
 }
@@ -54,6 +60,7 @@ pub enum Pumped {
 pub struct Truncate {
     /// Its tables, in the order of the message.
     pub relations: Vec<u32>,
+    restart_identity: bool,
     lsn: Lsn,
 }
 
@@ -83,13 +90,16 @@ pub struct PumpSettings {
     pub topic: TopicTemplate,
     /// `source.bigint = "string"`.
     pub bigint_as_string: bool,
+    /// Whether logical messages become events: not on a replica.
+    pub takes_messages: bool,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Pump {
     router: Router,
-    messages: MessageWriter,
+    /// `None`: the destination takes rows only.
+    messages: Option<MessageWriter>,
     labels: Arc<Labels>,
     relations: HashMap<u32, Relation>,
     transactions: Transactions,
@@ -110,12 +120,16 @@ pub struct Pump {
     reply_requested: bool,
     target: Option<Target>,
     dead_letters: u64,
+    /// The open transaction asks for copies: the stream ends with it.
+    ends_with_transaction: bool,
+    /// The last batches handed over that lie inside of one transaction, whose end was not handed over.
+    inside: usize,
 }
 
 /// A batch in flight.
 #[derive(Debug)]
 struct Delivered {
-    events: Vec<(LabelId, u64)>,
+    counts: Counts,
     /// Commit time of the oldest change in it.
     oldest_change: Option<Timestamp>,
 }
@@ -146,7 +160,9 @@ impl Pump {
             .map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))?;
         Ok(Pump {
             router: Router::new(&settings.source_name, EventWriter::new(style)),
-            messages: MessageWriter::new(&settings.source_name, settings.topic.clone(), dead_letters.legal),
+            messages: settings.takes_messages.then(|| {
+                MessageWriter::new(&settings.source_name, settings.topic.clone(), dead_letters.legal)
+            }),
             labels,
             relations: HashMap::new(),
             transactions: Transactions::default(),
@@ -164,6 +180,8 @@ impl Pump {
             reply_requested: false,
             target: caught_up.map(Target::Message),
             dead_letters: 0,
+            ends_with_transaction: false,
+            inside: 0,
         })
     }
 
@@ -179,7 +197,7 @@ impl Pump {
     /// Definite: a malformed frame, a broken order, a value that its type cannot have.
     pub fn pump(&mut self, source: &mut impl WalSource) -> Result<Pumped> {
         loop {
-            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.events.len() >= self.batch_events_max {
+            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.len() >= self.batch_events_max {
                 return Ok(Pumped::Full);
             }
             let Some(bytes) = source.next_frame()? else { return Ok(Pumped::Dry) };
@@ -193,6 +211,8 @@ impl Pump {
                             first.look_at_end(wal_end)?;
                         }
                         self.progress.safe_lsn = self.progress.safe_lsn.max(wal_end);
+                        // What begins behind it may still be open when the batch is cut.
+                        self.mark_whole();
                         self.received_lsn = self.received_lsn.max(wal_end);
                     }
                 }
@@ -224,7 +244,12 @@ impl Pump {
                 self.transactions.begin(final_lsn, commit_time, xid)?;
                 self.router.begin(self.transactions.expect_open("Begin", lsn)?);
             }
-            Message::Commit { commit_lsn, end_lsn, .. } => self.commit(commit_lsn, end_lsn)?,
+            Message::Commit { commit_lsn, end_lsn, .. } => {
+                self.commit(commit_lsn, end_lsn)?;
+                if std::mem::take(&mut self.ends_with_transaction) {
+                    return Ok(Some(Pumped::ResyncDue));
+                }
+            }
             Message::Origin { name, .. } => {
                 let transaction = self.transactions.expect_open("Origin", lsn)?;
                 transaction.origin = Some(name.to_owned());
@@ -236,11 +261,12 @@ impl Pump {
                     return Ok(Some(Pumped::Relation(relation)));
                 }
             }
-            Message::Truncate { relations, .. } => {
-                return Ok(Some(Pumped::Truncate(Truncate { relations: relations.iter().collect(), lsn })));
+            Message::Truncate { relations, restart_identity, .. } => {
+                let relations = relations.iter().collect();
+                return Ok(Some(Pumped::Truncate(Truncate { relations, restart_identity, lsn })));
             }
             Message::Logical { transactional, lsn, prefix, content } => {
-                self.logical(transactional, lsn, sent_at, prefix, content)?;
+                return self.logical(transactional, lsn, sent_at, prefix, content);
             }
         }
         Ok(None)
@@ -252,9 +278,9 @@ impl Pump {
         if position <= self.resume {
             return Ok(());
         }
-        let (commit_time, known) = (transaction.commit_time, self.batch.events.len());
+        let (commit_time, known) = (transaction.commit_time, self.batch.len());
         self.router.row(&mut self.batch, relation, position, lsn, row)?;
-        if self.batch.events.len() > known {
+        if self.batch.len() > known {
             self.oldest_change.get_or_insert(commit_time);
         }
         failpoint::hit("stream.in-transaction");
@@ -266,13 +292,25 @@ impl Pump {
     /// # Errors
     /// As [`Pump::pump`].
     pub fn truncate(&mut self, truncate: &Truncate, partitions: &[i32]) -> Result<()> {
+        let mut targets = Vec::new();
+        let mut first = None;
         for (relation, partitions) in truncate.relations.iter().zip(partitions) {
             let transaction = self.transactions.expect_open("Truncate", truncate.lsn)?;
             let position = transaction.next_position();
             if position > self.resume {
                 self.oldest_change.get_or_insert(transaction.commit_time);
                 self.router.truncate(&mut self.batch, *relation, position, truncate.lsn, *partitions)?;
+                if let Some(target) = self.router.target(*relation) {
+                    targets.push(target);
+                    first.get_or_insert((target, position));
+                }
             }
+        }
+        if let Some((target, position)) = first {
+            // One statement for all, as on the source: they may refer to each other.
+            let op = RowOp::Truncate { targets, restart_identity: truncate.restart_identity };
+            let change = RowChange { target, op, position, is_certain: true, new: 0..0, old: 0..0 };
+            self.batch.rows.changes.push(change);
         }
         Ok(())
     }
@@ -284,17 +322,19 @@ impl Pump {
         sent_at: Timestamp,
         prefix: &str,
         content: &[u8],
-    ) -> Result<()> {
+    ) -> Result<Option<Pumped>> {
         if !transactional {
             let position = Position::outside_transactions(lsn);
+            let Some(messages) = &mut self.messages else { return Ok(None) };
             if position <= self.resume || prefix != OUTBOX_PREFIX {
-                return Ok(());
+                return Ok(None);
             }
             let stamp = Stamp::of_message(&self.source_name, lsn, sent_at);
             let place = MessagePlace { lsn, number: position.ordinal };
-            self.outbox(&stamp, place, content)?;
+            let is_dead = messages.write(&mut self.batch, &self.labels, &stamp, place, content)?;
+            self.dead_letters += u64::from(is_dead);
             self.progress.position = self.progress.position.max(position);
-            return Ok(());
+            return Ok(None);
         }
         let transaction = self.transactions.expect_open("Message", lsn)?;
         let position = transaction.next_position();
@@ -310,27 +350,27 @@ impl Pump {
                     self.target = Some(Target::Seen);
                 }
             }
+            RESYNC_PREFIX if position > self.resume => match serde_json::from_slice::<ResyncRequest>(content)
+            {
+                Ok(request) if request.pipeline == self.pipeline => {
+                    self.ends_with_transaction = true;
+                    return Ok(Some(Pumped::Resync(request.tables)));
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, %lsn, "a message {RESYNC_PREFIX} that cannot be read"),
+            },
             OUTBOX_PREFIX if position > self.resume => {
-                self.oldest_change.get_or_insert(transaction.commit_time);
-                let place = MessagePlace { lsn, number: position.ordinal };
-                let is_dead = self.messages.write(
-                    &mut self.batch,
-                    &self.labels,
-                    self.router.stamp(),
-                    place,
-                    content,
-                )?;
-                self.dead_letters += u64::from(is_dead);
+                if let Some(messages) = &mut self.messages {
+                    self.oldest_change.get_or_insert(transaction.commit_time);
+                    let place = MessagePlace { lsn, number: position.ordinal };
+                    let stamp = self.router.stamp();
+                    let is_dead = messages.write(&mut self.batch, &self.labels, stamp, place, content)?;
+                    self.dead_letters += u64::from(is_dead);
+                }
             }
             _ => {}
         }
-        Ok(())
-    }
-
-    fn outbox(&mut self, stamp: &Stamp, place: MessagePlace, content: &[u8]) -> Result<()> {
-        let is_dead = self.messages.write(&mut self.batch, &self.labels, stamp, place, content)?;
-        self.dead_letters += u64::from(is_dead);
-        Ok(())
+        Ok(None)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
@@ -341,11 +381,17 @@ impl Pump {
             self.progress.commit_time = transaction.commit_time;
         }
         self.progress.safe_lsn = self.progress.safe_lsn.max(end_lsn);
+        self.mark_whole();
         self.received_lsn = self.received_lsn.max(end_lsn);
         if matches!(self.target, Some(Target::Seen)) {
             self.target = Some(Target::Confirmed(end_lsn));
         }
         Ok(())
+    }
+
+    /// Every transaction received so far has ended.
+    fn mark_whole(&mut self) {
+        self.batch.rows.whole = Some((self.batch.rows.changes.len(), self.progress));
     }
 
     /// Tells it what to do with a relation's changes; `None`: none may come.
@@ -361,6 +407,24 @@ impl Pump {
         self.router.plan(oid)
     }
 
+    /// The batch, if some of its events need an answer of the source before it is cut.
+    pub fn undecided(&self) -> Option<&Batch> {
+        (!self.batch.undecided.is_empty()).then_some(&self.batch)
+    }
+
+    /// Puts states of tables into the batch, to be stored with what has been received.
+    pub fn store(&mut self, tables: impl IntoIterator<Item = TableState>) {
+        self.batch.tables.extend(tables);
+    }
+
+    /// Takes out of the batch what the answers exclude.
+    ///
+    /// # Errors
+    /// Transient: an answer is missing.
+    pub fn decide(&mut self, answers: &[Vec<Option<bool>>]) -> Result<()> {
+        self.batch.decide(answers)
+    }
+
     /// Takes the batch out, leaving `empty` in its place.
     pub fn cut(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
         if let Ok(open) = self.transactions.expect_open("cut", self.received_lsn)
@@ -370,20 +434,28 @@ impl Pump {
             self.progress.xid = open.xid;
             self.progress.commit_time = open.commit_time;
         }
+        if !self.transactions.is_open() {
+            self.mark_whole();
+        }
+        self.inside = if self.transactions.is_open() { self.inside + 1 } else { 0 };
         let mut batch = std::mem::replace(&mut self.batch, empty);
+        assert!(batch.undecided.is_empty(), "a batch is decided before it is cut");
         batch.progress = self.progress;
         batch.more_is_coming = more_is_coming;
         self.delivered
-            .push_back(Delivered { events: batch.counts(), oldest_change: self.oldest_change.take() });
+            .push_back(Delivered { counts: batch.counts(), oldest_change: self.oldest_change.take() });
         metrics::dead_letters(&self.pipeline, std::mem::take(&mut self.dead_letters));
         batch
     }
 
-    /// The oldest batch in flight is durable: counts its events.
-    pub fn count_published(&mut self, labels: &Labels, status: &SharedStatus) {
+    /// The oldest batch in flight is durable: counts what it held.
+    pub fn count_delivered(&mut self, labels: &Labels, targets: &Targets, status: &SharedStatus) {
         let Some(delivered) = self.delivered.pop_front() else { return };
-        let published = metrics::published(&self.pipeline, labels, &delivered.events);
-        status.update(|status| status.events += published.events);
+        let delivered = metrics::delivered(&self.pipeline, labels, targets, &delivered.counts);
+        status.update(|status| {
+            status.events += delivered.events;
+            status.rows_applied += delivered.rows;
+        });
     }
 
     /// When the oldest change committed that makes events, was received and is not durable.
@@ -397,6 +469,17 @@ impl Pump {
     /// Whether the batch has something to deliver.
     pub fn has_events(&self) -> bool {
         !self.batch.is_empty()
+    }
+
+    /// Whether a replica has a transaction open whose end was received: it should come at once, as rows are invisible
+    /// and locked until it does.
+    pub fn owes_end(&self) -> bool {
+        self.messages.is_none() && self.inside > 0 && !self.transactions.is_open()
+    }
+
+    /// Whether all batches in flight are of a transaction whose end was not received: a replica will never confirm them.
+    pub fn waits_in_vain(&self) -> bool {
+        self.messages.is_none() && self.transactions.is_open() && self.delivered.len() <= self.inside
     }
 
     /// Size of the batch.

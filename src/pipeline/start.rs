@@ -11,21 +11,28 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::filters;
 use super::guard::{self, Start};
 use super::status::State;
 use super::tables::{self, Missing};
 pub use super::tables::{MatchedTable, rule_of};
 use super::{Pipeline, Wish, drain_wished};
 use crate::ack::Ledger;
-use crate::config::SnapshotMode;
+use crate::config::{Replica, SnapshotMode, TableRule};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
+use crate::route::filter::{EnumLabels, TableFacts};
 use crate::route::plan::PlanContext;
+use crate::route::row::{Target, Targets};
+use crate::route::row_plan::RowPlan;
+use crate::route::selection::SelectionContext;
 use crate::route::value::TypeCatalog;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
-use crate::sink::hub::{HubTopics, OpenHub};
+use crate::sink::destination::OpenDestination;
+use crate::sink::hub::HubTopics;
+use crate::sink::replica::Wanted;
 use crate::sink::{SinkLimits, Worker};
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
@@ -33,6 +40,7 @@ use crate::wal::connection::ReplicationConnection;
 use crate::wal::lock::Lock;
 use crate::wal::publication::Membership;
 use crate::wal::slot;
+use crate::wal::sql::quote_qualified;
 
 /// Between two attempts of a standby to take the lock.
 const STANDBY_TIME: Duration = Duration::from_secs(1);
@@ -46,10 +54,12 @@ pub struct Started {
     pub client: Client,
     /// The sink's thread.
     pub worker: Worker,
-    /// The hub's topics.
-    pub topics: Arc<HubTopics>,
+    /// The hub's topics; `None`: the destination is a replica.
+    pub topics: Option<Arc<HubTopics>>,
     /// Labels shared with the sink.
     pub labels: Arc<Labels>,
+    /// Tables of the replica, shared with the sink.
+    pub targets: Arc<Targets>,
     /// Where the destination stands.
     pub checkpoint: Checkpoint,
     /// The fingerprint of options under which the checkpoint was stored.
@@ -58,6 +68,8 @@ pub struct Started {
     pub ledger: Ledger,
     /// The source's types.
     pub types: TypeCatalog,
+    /// The labels of its enums.
+    pub enums: EnumLabels,
     /// The tables that the rules take and the publications send.
     pub tables: Vec<MatchedTable>,
     /// States of all tables whose copy has begun.
@@ -72,9 +84,19 @@ impl Started {
         PlanContext {
             source_name: &pipeline.source_name,
             types: &self.types,
+            enums: &self.enums,
             labels: &self.labels,
             topic: &pipeline.config.hub.topic,
         }
+    }
+
+    /// What rows are selected with.
+    pub fn selection_context<'a>(
+        &'a self,
+        primary_key: &'a [String],
+        facts: &'a TableFacts,
+    ) -> SelectionContext<'a> {
+        SelectionContext { types: &self.types, enums: &self.enums, primary_key, facts }
     }
 
     /// What the destination holds.
@@ -113,6 +135,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let mut client = connect(&pipeline.url, &pipeline.application_name()).await?;
     // What only a person can mend is found before a slot is made that would retain WAL meanwhile.
     let types = catalog::types(&client).await?;
+    let enums = catalog::enums(&client).await?;
     let mut taken = tables::taken(pipeline, &client).await?;
     let missing = tables::missing(pipeline, &client, &taken).await?;
     let by_leaf = tables::published_by_leaf(pipeline, &client, &taken).await?;
@@ -120,12 +143,20 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     if let Some(unseen) = tables::unseen_partitions(&client, &taken).await?.into_iter().next() {
         return Err(unseen.into());
     }
-    tables::topics_of(pipeline, &types, &Labels::default(), &taken).into_result()?;
+    tables::fit(pipeline, (&types, &enums), &taken)?;
+    filters::refuse(&mut client, &types, &enums, &taken).await?;
 
-    let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
-    let (mut hub, stored) = blocking(move || OpenHub::open(&hub, &name)).await?;
+    let (identity, wal_flush_lsn, _) = identify(pipeline, &client, None).await?;
+    let (address, name, source) = (pipeline.address()?, pipeline.name(), identity.clone());
+    let opened = blocking(move || OpenDestination::open(&address, &name, &source)).await;
+    let (mut destination, stored) = opened?;
+    let history = match &stored.checkpoint {
+        Some(checkpoint) if checkpoint.identity.timeline != identity.timeline => {
+            identify(pipeline, &client, Some(checkpoint)).await?.2
+        }
+        _ => None,
+    };
 
-    let (identity, wal_flush_lsn, history) = identify(pipeline, &client, stored.checkpoint.as_ref()).await?;
     let slot_state = slot::state(&client, &pipeline.slot).await?;
     let decision = guard::decide(stored.checkpoint, slot_state.as_ref(), &identity, wal_flush_lsn)?;
     if let (Start::Resume(checkpoint), Some(history)) = (&decision, history) {
@@ -141,6 +172,16 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         tracing::warn!(table = gone.table, "{}", gone.message);
     }
     refuse(missing.into_iter().chain(by_leaf).collect())?;
+    let targets = Arc::new(Targets::default());
+    if let Some(replica) = &pipeline.replica {
+        let is_copied = pipeline.config.source.snapshot == SnapshotMode::Initial;
+        let wanted =
+            wanted(&mut client, (replica, is_copied), (&types, &enums), &targets, &taken, &states).await?;
+        let may_create = replica.create_tables;
+        destination =
+            blocking(move || destination.prepare(&wanted, may_create).map(|()| destination)).await?;
+    }
+
     let stored_options = match &decision {
         Start::Resume(checkpoint) => checkpoint.identity.options.clone(),
         Start::Fresh | Start::Again => identity.options.clone(),
@@ -150,7 +191,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             publications_exist(pipeline, &client).await?;
             let lost = lost_tables(pipeline, &client, &states).await?;
             if !lost.is_empty() {
-                hub = store(hub, checkpoint.clone(), lost.clone()).await?;
+                destination = store(destination, checkpoint.clone(), lost.clone()).await?;
                 states.extend(lost.into_iter().map(|state| (state.oid, state)));
             }
             synchronize(pipeline, &mut client).await?;
@@ -158,33 +199,39 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         }
         Start::Fresh | Start::Again => {
             let pending = Checkpoint::pending(identity);
-            hub = store(hub, pending.clone(), vec![]).await?;
+            destination = store(destination, pending.clone(), vec![]).await?;
             failpoint::hit("start.after-pending");
             slot::remove(&client, &pipeline.slot).await?;
             synchronize(pipeline, &mut client).await?;
             let consistent_point = create_slot(pipeline, &client).await?;
             failpoint::hit("start.after-slot");
             let made = Checkpoint { phase: Phase::Snapshot, safe_lsn: consistent_point, ..pending };
-            hub = store(hub, made.clone(), vec![]).await?;
+            destination = store(destination, made.clone(), vec![]).await?;
             made
         }
     };
-    let tables = tables::sent(pipeline, &client).await?;
+    let mut tables = tables::sent(pipeline, &client).await?;
+    if pipeline.replica.is_some() {
+        // One that was made since has no table on the replica yet: the next comparison finds it.
+        tables.retain(|matched| taken.iter().any(|one| one.table.oid == matched.table.oid));
+    }
     for matched in &tables {
         crate::engine::metrics::events(&pipeline.slot, &matched.table.display_name(), 0);
     }
     let labels = Arc::new(Labels::default());
-    let topics_of = tables::topics_of(pipeline, &types, &labels, &tables).into_result()?;
-
+    let topics_of = match pipeline.replica {
+        None => tables::topics_of(pipeline, (&types, &enums), &labels, &tables).into_result()?,
+        Some(_) => Vec::new(),
+    };
     let mut copied_before: BTreeSet<u32> =
         states.values().filter(|state| !state.done).map(|state| state.oid).collect();
     if pipeline.config.source.snapshot == SnapshotMode::Never {
         let new: Vec<TableState> = tables
             .iter()
-            .filter(|matched| !states.get(&matched.table.oid).is_some_and(|state| state.done))
-            .map(|matched| state_of(&matched.table, Lsn::ZERO, true, 0))
+            .filter(|matched| !states.contains_key(&matched.table.oid))
+            .map(|matched| state_of(pipeline, matched, Lsn::ZERO, true, 0))
             .collect();
-        hub = store(hub, checkpoint.clone(), new.clone()).await?;
+        destination = store(destination, checkpoint.clone(), new.clone()).await?;
         states.extend(new.into_iter().map(|state| (state.oid, state)));
     } else {
         // Rows of an earlier pipeline, of an earlier table of that name, or of a copy whose "begun" was
@@ -193,18 +240,22 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             topics_of.iter().filter(|(oid, _)| !states.contains_key(oid)).collect();
         let names: Vec<String> =
             unknown.iter().map(|(_, topic)| topic.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-        let (opened, found) = blocking(move || hub.has_events(&names).map(|found| (hub, found))).await?;
-        hub = opened;
+        let (opened, found) =
+            blocking(move || destination.has_events(&names).map(|found| (destination, found))).await?;
+        destination = opened;
         copied_before.extend(unknown.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
     }
 
     let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
-    let labels_of_sink = labels.clone();
+    let (labels_of_sink, targets_of_sink) = (labels.clone(), targets.clone());
     let topic_names: Vec<String> = topics_of.into_iter().map(|(_, topic)| topic).collect();
     let limits = SinkLimits::of(pipeline.config.limits.memory_bytes_max);
     let (worker, topics) = blocking(move || {
-        let (worker, topics) = hub.start(&sink_name, started_from, &labels_of_sink, limits, gate)?;
-        topics.ensure(&topic_names)?;
+        let shared = (&labels_of_sink, &targets_of_sink);
+        let (worker, topics) = destination.start(&sink_name, started_from, shared, limits, gate)?;
+        if let Some(topics) = &topics {
+            topics.ensure(&topic_names)?;
+        }
         Ok((worker, topics))
     })
     .await?;
@@ -215,14 +266,46 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         worker,
         topics,
         labels,
+        targets,
         checkpoint,
         stored_options,
         ledger,
         types,
+        enums,
         tables,
         states,
         copied_before,
     })
+}
+
+/// The replica's tables as they should be.
+async fn wanted(
+    client: &mut Client,
+    (replica, is_copied): (&Replica, bool),
+    (types, enums): (&TypeCatalog, &EnumLabels),
+    targets: &Targets,
+    tables: &[MatchedTable],
+    states: &BTreeMap<u32, TableState>,
+) -> Result<Vec<Wanted>> {
+    let mut wanted = Vec::new();
+    for matched in tables {
+        let table = &matched.as_sent();
+        let context =
+            SelectionContext { types, enums, primary_key: &table.primary_key, facts: &matched.facts };
+        let plan = RowPlan::compile(context, &table.relation(), &matched.rule, targets, Lsn::ZERO)?;
+        let mut known = Vec::new();
+        targets.refresh(&mut known);
+        let target = known.get(plan.target.index()).expect("a plan's target is interned").clone();
+        let defined = match replica.create_tables {
+            true => catalog::definitions(client, table.oid).await?,
+            false => Vec::new(),
+        };
+        let of = |name: &String| defined.iter().find(|column| column.name == *name).cloned();
+        let columns = target.columns.iter().filter_map(|column| of(&column.name)).collect();
+        let is_known = states.get(&table.oid).is_some_and(|state| is_of_target(state, &target));
+        wanted.push(Wanted { target, columns, is_new: !is_known && is_copied });
+    }
+    Ok(wanted)
 }
 
 /// All faults at once.
@@ -233,9 +316,33 @@ fn refuse(faults: Vec<Missing>) -> Result<()> {
     Err(tables::all_of(faults.into_iter().map(Error::from).collect()))
 }
 
+/// What a rule selects of a table, as far as it decides about what is at the destination.
+fn selection_of(pipeline: &Pipeline, rule: &TableRule, table: &SourceTable) -> Option<String> {
+    if pipeline.replica.is_none() {
+        return rule.filter.clone();
+    }
+    let (schema, name) = rule.target_name(&table.schema, &table.name);
+    let (columns, key, filter) = (&rule.columns, &rule.key, &rule.filter);
+    Some(format!("{}\n{columns:?}\n{key:?}\n{filter:?}", quote_qualified(&schema, &name)))
+}
+
+/// Whether a table's copy went into this table of the replica.
+fn is_of_target(state: &TableState, target: &Target) -> bool {
+    let name = state.selection.as_ref().and_then(|selection| selection.lines().next());
+    name == Some(quote_qualified(&target.schema, &target.name).as_str())
+}
+
 /// The state of a table's copy.
-pub fn state_of(table: &SourceTable, copied_at: Lsn, done: bool, rows: u64) -> TableState {
+pub fn state_of(
+    pipeline: &Pipeline,
+    matched: &MatchedTable,
+    copied_at: Lsn,
+    done: bool,
+    rows: u64,
+) -> TableState {
+    let MatchedTable { table, rule, .. } = matched;
     TableState {
+        selection: selection_of(pipeline, rule, table),
         oid: table.oid,
         schema: table.schema.clone(),
         table: table.name.clone(),
@@ -256,8 +363,12 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
         .unwrap_or_else(|error| Err(Error::definite("a blocking step did not end well").with_source(error)))
 }
 
-async fn store(mut hub: OpenHub, checkpoint: Checkpoint, tables: Vec<TableState>) -> Result<OpenHub> {
-    blocking(move || hub.store(&checkpoint, &tables).map(|()| hub)).await
+async fn store(
+    mut destination: OpenDestination,
+    checkpoint: Checkpoint,
+    tables: Vec<TableState>,
+) -> Result<OpenDestination> {
+    blocking(move || destination.store(&checkpoint, &tables).map(|()| destination)).await
 }
 
 /// Who the source is, by IDENTIFY_SYSTEM, which needs no right beyond REPLICATION: its identity, its flushed
@@ -323,7 +434,8 @@ async fn publications_exist(pipeline: &Pipeline, client: &Client) -> Result<()> 
 }
 
 /// Tables that were copied and have left the rules or the publication since: what changed meanwhile
-/// is not in the stream, so should they come back, they are copied again.
+/// is not in the stream, so should they come back, they are copied again. So are those of which the rules select
+/// something else now: another filter, and on a replica another name, other columns, another key.
 async fn lost_tables(
     pipeline: &Pipeline,
     client: &Client,
@@ -340,15 +452,20 @@ async fn lost_tables(
         let was_inserts_only = members.get(&oid) == Some(&Membership::InsertsOnly);
         members.contains_key(&oid) && is_taken(oid) && !(is_whole_now && was_inserts_only)
     };
+    let is_selected_alike = |state: &TableState| {
+        let table = tables.iter().find(|table| table.oid == state.oid);
+        let selected = table.and_then(|table| Some((rule_of(pipeline, table)?, table)));
+        selected.is_none_or(|(rule, table)| selection_of(pipeline, rule, table) == state.selection)
+    };
     let lost: Vec<TableState> = states
         .values()
-        .filter(|state| state.done && !is_followed(state.oid))
+        .filter(|state| state.done && !(is_followed(state.oid) && is_selected_alike(state)))
         .map(|state| TableState { done: false, ..state.clone() })
         .collect();
     for state in &lost {
         tracing::warn!(
             table = format!("{}.{}", state.schema, state.table),
-            "left the rules or the publication; it is copied again should it come back"
+            "left the rules or the publication, or they select something else of it: it is copied again"
         );
     }
     Ok(lost)

@@ -106,6 +106,8 @@ pub struct PipelineStatus {
     pub retained_wal_bytes: u64,
     /// Events published since the process began.
     pub events: u64,
+    /// Rows applied on a replica since the process began.
+    pub rows_applied: u64,
     /// Progress of the copy that runs, if one does.
     pub snapshot: Option<CopyProgress>,
     /// The last error, with its remedy.

@@ -13,21 +13,26 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::cadence::{self, Cadence, Moment};
+use super::filters::Asker;
 use super::guard::{self, FirstTransaction};
 use super::inflow::Inflow;
 use super::pump::{Pump, PumpSettings, Pumped};
 use super::start::{STREAM_OPTIONS, Started, blocking, rule_of};
 use super::status::State;
 use super::{Ended, Pipeline, Wish, drain_wished};
+use crate::config::{TableRule, choose};
 use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::Route;
 use crate::route::batch::Batch;
+use crate::route::filter::TableFacts;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::route::plan::{Op, TablePlan};
+use crate::route::row_plan::RowPlan;
 use crate::sink::Outcome;
+use crate::sink::checkpoint::TableState;
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
@@ -100,6 +105,7 @@ struct Stream<'p> {
     checkpoint_at: Instant,
     cadence: Cadence,
     tables_at: Instant,
+    asker: Asker,
 }
 
 impl<'p> Stream<'p> {
@@ -136,6 +142,7 @@ impl<'p> Stream<'p> {
             slot: slot_name.clone(),
             topic: pipeline.config.hub.topic.clone(),
             bigint_as_string: pipeline.config.source.bigint_as_string,
+            takes_messages: pipeline.replica.is_none(),
         };
         let now = Instant::now();
         Ok(Stream {
@@ -153,6 +160,7 @@ impl<'p> Stream<'p> {
             checkpoint_at: now,
             cadence: Cadence::default(),
             tables_at: now,
+            asker: Asker::default(),
         })
     }
 
@@ -172,6 +180,15 @@ impl<'p> Stream<'p> {
                     }
                     return Ok(Ended::TablesChanged);
                 }
+                Pumped::Resync(oids) => {
+                    let states = oids.iter().filter_map(|oid| self.started.states.get(oid));
+                    let undone: Vec<TableState> =
+                        states.map(|state| TableState { done: false, ..state.clone() }).collect();
+                    tracing::info!(tables = undone.len(), "tables are copied again, as asked");
+                    self.pump.store(undone);
+                    continue;
+                }
+                Pumped::ResyncDue => return Ok(Ended::TablesChanged),
                 Pumped::Truncate(truncate) => {
                     let partitions = self.partitions(&truncate.relations).await?;
                     self.pump.truncate(&truncate, &partitions)?;
@@ -207,6 +224,7 @@ impl<'p> Stream<'p> {
                     let permit = permit.map_err(|_| Error::transient("the sink has ended"));
                     match permit {
                         Ok(permit) => {
+                            self.decide().await?;
                             let empty = self.free.pop().unwrap_or_default();
                             let batch = self.hand_over(empty, is_full || has_backlog);
                             self.checkpoint_at = Instant::now();
@@ -233,6 +251,28 @@ impl<'p> Stream<'p> {
         }
     }
 
+    /// Has the source answer what only it can say of the batch's rows.
+    async fn decide(&mut self) -> Result<()> {
+        let Stream { asker, started, pump, connection, status_time, status_at, .. } = self;
+        let Some(batch) = pump.undecided() else { return Ok(()) };
+        let confirmed = started.ledger.confirmed_lsn();
+        let received = pump.received_lsn();
+        let answers = {
+            let mut answering = std::pin::pin!(asker.answers(&mut started.client, batch));
+            loop {
+                tokio::select! {
+                    answers = &mut answering => break answers?,
+                    // The source's own time-out goes on meanwhile.
+                    () = tokio::time::sleep(*status_time) => {
+                        connection.send_copy_data(&status(received, confirmed, false)).await?;
+                        *status_at = Instant::now();
+                    }
+                }
+            }
+        };
+        pump.decide(&answers)
+    }
+
     fn hand_over(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
         let now = self.clock.elapsed();
         cadence::hand_over(&mut self.pump, &mut self.started.ledger, empty, more_is_coming, now)
@@ -243,7 +283,8 @@ impl<'p> Stream<'p> {
             Some(Outcome::Durable(receipt)) => {
                 let confirmed = self.started.ledger.settle(receipt.sequence(), receipt.safe_lsn());
                 self.pipeline.status.update(|status| status.confirmed_lsn = confirmed);
-                self.pump.count_published(&self.started.labels, &self.pipeline.status);
+                let Started { labels, targets, .. } = &self.started;
+                self.pump.count_delivered(labels, targets, &self.pipeline.status);
                 if self.cadence.settled(&self.pump, &self.started.ledger) {
                     self.send_status(false).await?;
                 }
@@ -330,15 +371,7 @@ impl<'p> Stream<'p> {
     async fn send_status(&mut self, reply_requested: bool) -> Result<()> {
         failpoint::hit("stream.before-status");
         let confirmed = self.started.ledger.confirmed_lsn();
-        let status = StandbyStatus {
-            write: self.pump.received_lsn().max(confirmed),
-            flush: confirmed,
-            apply: confirmed,
-            client_time: now(),
-            reply_requested,
-        };
-        let mut bytes = Vec::with_capacity(40);
-        status.encode(&mut bytes);
+        let bytes = status(self.pump.received_lsn(), confirmed, reply_requested);
         self.connection.send_copy_data(&bytes).await?;
         self.status_at = Instant::now();
         self.status_lsn = confirmed;
@@ -350,8 +383,9 @@ impl<'p> Stream<'p> {
     async fn install(&mut self, relation: Relation) -> Result<bool> {
         let oid = relation.oid;
         let known = catalog::tables(&self.started.client, Some(&[oid])).await?.pop();
-        let rule = crate::config::choose(&self.pipeline.config.tables, &relation.namespace, &relation.name)
-            .filter(|rule| rule.mode == crate::config::Mode::Event);
+        let pipeline = self.pipeline;
+        let destination = pipeline.destination();
+        let rule = choose(&pipeline.config.tables, destination, &relation.namespace, &relation.name);
         let Some(rule) = rule else {
             self.pump.install(relation, Some(Route::Off));
             return Ok(true);
@@ -363,23 +397,56 @@ impl<'p> Stream<'p> {
             // was attached since, and they are its own: all that ever was of them is in the stream.
             (None, Some(table)) if table.is_partition => Lsn::ZERO,
             (None, Some(table)) => return self.is_to_be_copied(table).await,
-            // Dropped since: likewise.
+            // Dropped since: likewise; a replica never had it.
+            (None, None) if self.pipeline.replica.is_some() => {
+                self.pump.install(relation, Some(Route::Off));
+                return Ok(true);
+            }
             (None, None) => Lsn::ZERO,
         };
+        if pipeline.replica.is_some() && self.has_successor(&relation, rule) {
+            tracing::info!(
+                table = relation.name,
+                oid,
+                "what is left of a table whose name another one has is not applied"
+            );
+            self.pump.install(relation, Some(Route::Off));
+            return Ok(true);
+        }
         let known_key = state.map(|state| state.key.clone()).unwrap_or_default();
         if relation.columns.iter().any(|column| self.started.types.kind(column.type_oid).is_none()) {
             self.started.types = catalog::types(&self.started.client).await?;
         }
+        let facts = match (&rule.filter, &known) {
+            (Some(_), Some(table)) => {
+                self.started.enums = catalog::enums(&self.started.client).await?;
+                catalog::facts(&self.started.client, table.oid).await?
+            }
+            _ => TableFacts::default(),
+        };
         let primary_key = known.map_or(known_key, |table| table.primary_key);
-        let plan = TablePlan::compile(
-            &self.started.plan_context(self.pipeline),
-            &relation,
-            rule,
-            &primary_key,
-            copied_at,
-        )?;
-        self.pump.install(relation, Some(Route::Events(Box::new(plan))));
+        let started = &self.started;
+        let route = match &pipeline.replica {
+            None => {
+                let context = started.plan_context(pipeline);
+                let plan = TablePlan::compile(&context, &relation, rule, &primary_key, &facts, copied_at)?;
+                Route::Events(Box::new(plan))
+            }
+            Some(_) => {
+                let context = started.selection_context(&primary_key, &facts);
+                let plan = RowPlan::compile(context, &relation, rule, &started.targets, copied_at)?;
+                Route::Rows(Box::new(plan))
+            }
+        };
+        self.pump.install(relation, Some(route));
         Ok(true)
+    }
+
+    /// Whether another table of the source now is what this one was on the replica.
+    fn has_successor(&self, relation: &Relation, rule: &TableRule) -> bool {
+        let target = rule.target_name(&relation.namespace, &relation.name);
+        let mut others = self.started.tables.iter().filter(|other| other.table.oid != relation.oid);
+        others.any(|other| other.rule.target_name(&other.table.schema, &other.table.name) == target)
     }
 
     /// A table that the rules take and that nobody has copied: always false, or an error when another
@@ -406,7 +473,7 @@ impl<'p> Stream<'p> {
             };
             let topic = known.get(plan.op(Op::Truncate).label.index()).map(|label| label.topic.clone());
             let topic = topic.expect("a plan's labels are interned");
-            let topics = self.started.topics.clone();
+            let topics = self.started.topics.clone().expect("only a hub's pipeline has plans of events");
             counts.push(
                 blocking(move || {
                     topics.ensure(std::slice::from_ref(&topic))?;
@@ -477,9 +544,10 @@ impl<'p> Stream<'p> {
     async fn finish(&mut self, lock: &Lock) -> Result<()> {
         let batches = self.started.worker.batches.clone();
         let mut is_cut = false;
+        self.decide().await?;
         while !(is_cut && self.started.ledger.is_empty()) {
             is_cut |= cadence::is_all_handed(&self.pump, &self.started.ledger);
-            if is_cut && self.started.ledger.is_empty() {
+            if is_cut && (self.started.ledger.is_empty() || self.pump.waits_in_vain()) {
                 break;
             }
             tokio::select! {
@@ -495,6 +563,20 @@ impl<'p> Stream<'p> {
         }
         self.send_status(false).await
     }
+}
+
+/// A standby status, encoded.
+fn status(received: Lsn, confirmed: Lsn, reply_requested: bool) -> Vec<u8> {
+    let status = StandbyStatus {
+        write: received.max(confirmed),
+        flush: confirmed,
+        apply: confirmed,
+        client_time: now(),
+        reply_requested,
+    };
+    let mut bytes = Vec::with_capacity(40);
+    status.encode(&mut bytes);
+    bytes
 }
 
 /// Who holds the lock may end a walsender that a vanished predecessor left behind: it would live on

@@ -11,8 +11,12 @@ use crate::config::{Mode, TableRule, choose};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::Labels;
+use crate::route::filter::{EnumLabels, TableFacts};
 use crate::route::name::TablePattern;
 use crate::route::plan::{PlanContext, TablePlan};
+use crate::route::row::Targets;
+use crate::route::row_plan::RowPlan;
+use crate::route::selection::SelectionContext;
 use crate::route::template::TopicNames;
 use crate::route::value::TypeCatalog;
 use crate::wal::catalog::{self, SourceTable};
@@ -48,6 +52,8 @@ pub struct MatchedTable {
     pub rule: TableRule,
     /// What an existing publication lets through.
     pub published: Option<PublishedTable>,
+    /// What its filter must know of it; empty where it has none.
+    pub facts: TableFacts,
 }
 
 /// An exact rule without a table that it could take.
@@ -61,6 +67,22 @@ pub struct Missing {
     pub message: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+impl MatchedTable {
+    /// The table as far as an existing publication sends it.
+    pub fn as_sent(&self) -> SourceTable {
+        let mut table = self.table.clone();
+        self.retain_sent(&mut table);
+        table
+    }
+
+    /// Leaves to `table` the columns that an existing publication sends.
+    pub fn retain_sent(&self, table: &mut SourceTable) {
+        if let Some(columns) = self.published.as_ref().and_then(|published| published.columns.as_ref()) {
+            table.columns.retain(|column| columns.contains(&column.name));
+        }
+    }
 }
 
 impl From<Missing> for Error {
@@ -107,9 +129,9 @@ pub fn all_of(mut faults: Vec<Error>) -> Error {
         .with_hint("mend each of them as it says in brackets")
 }
 
-/// The rule that makes events of a table, if one does.
+/// The rule that takes a table for the pipeline's destination, if one does.
 pub fn rule_of<'p>(pipeline: &'p Pipeline, table: &SourceTable) -> Option<&'p TableRule> {
-    choose(&pipeline.config.tables, &table.schema, &table.name).filter(|rule| rule.mode == Mode::Event)
+    choose(&pipeline.config.tables, pipeline.destination(), &table.schema, &table.name)
 }
 
 /// The tables that the rules take, whether or not a publication sends them yet.
@@ -121,7 +143,20 @@ pub async fn taken(pipeline: &Pipeline, client: &Client) -> Result<Vec<MatchedTa
         true => Vec::new(),
         false => pipeline.publications.published(client).await?,
     };
-    Ok(taken_of(pipeline, catalog::tables(client, None).await?, &published))
+    let mut taken = taken_of(pipeline, catalog::tables(client, None).await?, &published);
+    read_facts(client, &mut taken).await?;
+    Ok(taken)
+}
+
+/// Reads what the filters of `taken` must know of their tables.
+///
+/// # Errors
+/// As the connection.
+pub async fn read_facts(client: &Client, taken: &mut [MatchedTable]) -> Result<()> {
+    for matched in taken.iter_mut().filter(|matched| matched.rule.filter.is_some()) {
+        matched.facts = catalog::facts(client, matched.table.oid).await?;
+    }
+    Ok(())
 }
 
 /// The same, of what was read already.
@@ -134,7 +169,7 @@ pub fn taken_of(
     let taken = logged.filter_map(|table| {
         let rule = rule_of(pipeline, &table)?.clone();
         let published = published.iter().find(|one| one.oid == table.oid).cloned();
-        Some(MatchedTable { rule, table, published })
+        Some(MatchedTable { rule, table, published, facts: TableFacts::default() })
     });
     taken.collect()
 }
@@ -161,7 +196,8 @@ pub async fn missing(pipeline: &Pipeline, client: &Client, present: &[MatchedTab
         present.iter().any(|one| one.rule.name == rule.name && (is_managed || one.published.is_some()))
     };
     let mut missing = Vec::new();
-    for rule in pipeline.config.tables.iter().filter(|rule| rule.mode == Mode::Event && !is_present(rule)) {
+    let takes = |rule: &&TableRule| rule.mode != Mode::Off && rule.speaks_of(pipeline.destination());
+    for rule in pipeline.config.tables.iter().filter(takes).filter(|rule| !is_present(rule)) {
         if let Some((schema, table)) = rule.name.names() {
             let (message, remedy) = why(pipeline, client, schema, table).await?;
             missing.push(Missing {
@@ -312,22 +348,63 @@ async fn similar(client: &Client, schema: &str, table: &str) -> Result<String> {
     })
 }
 
+/// Whether each rule fits its table, and no two tables have one name at the destination.
+///
+/// # Errors
+/// Definite, all that is wrong at once.
+pub fn fit(
+    pipeline: &Pipeline,
+    (types, enums): (&TypeCatalog, &EnumLabels),
+    tables: &[MatchedTable],
+) -> Result<()> {
+    if pipeline.replica.is_none() {
+        return topics_of(pipeline, (types, enums), &Labels::default(), tables).into_result().map(|_| ());
+    }
+    let targets = Targets::default();
+    let mut faults = Vec::new();
+    let mut taken: BTreeMap<(String, String), String> = BTreeMap::new();
+    for MatchedTable { table, rule, facts, .. } in tables {
+        let context = SelectionContext { types, enums, primary_key: &table.primary_key, facts };
+        if let Err(error) = RowPlan::compile(context, &table.relation(), rule, &targets, Lsn::ZERO) {
+            faults.push(error);
+        }
+        let target = rule.target_name(&table.schema, &table.name);
+        if let Some(other) = taken.insert(target.clone(), table.display_name()) {
+            let name = TablePattern::exact(&target.0, &target.1);
+            faults.push(
+                Error::definite(format!(
+                    "tables {other} and {} would both be {name} on the replica",
+                    table.display_name()
+                ))
+                .with_hint(format!("give one of them another name: {}.to", rule.key_path)),
+            );
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(all_of(faults)) }
+}
+
 /// Each table's topic, its rule compiled; two names that Kafka would take for one are refused.
 pub fn topics_of(
     pipeline: &Pipeline,
-    types: &TypeCatalog,
+    (types, enums): (&TypeCatalog, &EnumLabels),
     labels: &Labels,
     tables: &[MatchedTable],
 ) -> Topics {
     let template = &pipeline.config.hub.topic;
-    let context = PlanContext { source_name: &pipeline.source_name, types, labels, topic: template };
+    let context = PlanContext { source_name: &pipeline.source_name, types, enums, labels, topic: template };
     let mut taken: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
     let mut found = Topics::default();
     for matched in tables {
         let table = &matched.table;
         // Compiled for its errors: a rule that does not fit its table is found before anything starts.
-        let plan =
-            TablePlan::compile(&context, &table.relation(), &matched.rule, &table.primary_key, Lsn::ZERO);
+        let plan = TablePlan::compile(
+            &context,
+            &table.relation(),
+            &matched.rule,
+            &table.primary_key,
+            &matched.facts,
+            Lsn::ZERO,
+        );
         if let Err(error) = plan {
             found.errors.push((table.oid, error));
             continue;

@@ -7,8 +7,10 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::row::Rows;
+use super::row::{Cell, Rows, TargetId};
+use super::undecided::Undecided;
 use crate::change::Position;
+use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::sink::checkpoint::{Phase, TableState};
 use crate::wal::timestamp::Timestamp;
@@ -105,6 +107,22 @@ pub struct Progress {
     pub commit_time: Timestamp,
 }
 
+/// How much a batch holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events.
+    pub events: Vec<(LabelId, u64)>,
+    /// Rows for a replica.
+    pub rows: Vec<(TargetId, u64)>,
+}
+
+fn add<Id: PartialEq>(counts: &mut Vec<(Id, u64)>, id: Id, more: u64) {
+    match counts.iter_mut().rev().find(|(known, _)| *known == id) {
+        Some((_, count)) => *count += more,
+        None => counts.push((id, more)),
+    }
+}
+
 /// Events for one delivery, with the progress that they make.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -115,7 +133,9 @@ pub struct Batch {
     /// In the order in which they are to be published.
     pub events: Vec<Event>,
     /// What a replica gets, in place of events.
-    pub rows: Rows,
+    pub rows: Box<Rows>,
+    /// Which of the events are still undecided: none when the batch goes to the sink.
+    pub undecided: Box<Undecided>,
     /// Stored with the events, in the same transaction.
     pub progress: Progress,
     /// Snapshot states of tables, stored with the events, in the same transaction.
@@ -125,6 +145,44 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Its events, or its row changes.
+    pub fn len(&self) -> usize {
+        self.events.len() + self.rows.changes.len()
+    }
+
+    /// The key of an event, or of a row change, as far as its text says: for errors.
+    pub fn key_of(&self, at: usize) -> Option<String> {
+        let key = match self.events.get(at) {
+            Some(event) => self.part(&event.key),
+            None => {
+                let change = self.rows.changes.get(at)?;
+                let cells = if change.new.is_empty() { change.old.clone() } else { change.new.clone() };
+                let text = self.rows.cells.get(cells)?.iter().find_map(|cell| match cell {
+                    Cell::Text(range) => Some(range),
+                    Cell::Null | Cell::Unchanged => None,
+                })?;
+                self.part(text)
+            }
+        };
+        Some(String::from_utf8_lossy(key).into_owned())
+    }
+
+    /// Takes out what the source's answers exclude.
+    ///
+    /// # Errors
+    /// Transient: an answer is missing.
+    pub fn decide(&mut self, answers: &[Vec<Option<bool>>]) -> Result<()> {
+        if self.rows.changes.is_empty() {
+            return self.undecided.decide(&mut self.events, 0, answers).map(|_| ());
+        }
+        let marked = self.rows.whole.map_or(0, |(changes, _)| changes);
+        let left = self.undecided.decide(&mut self.rows.changes, marked, answers)?;
+        if let Some((changes, _)) = &mut self.rows.whole {
+            *changes = left;
+        }
+        Ok(())
+    }
+
     /// The bytes of a part of an event.
     pub fn part(&self, range: &Range<usize>) -> &[u8] {
         self.bytes.get(range.clone()).expect("an event's ranges lie in its own batch")
@@ -136,19 +194,20 @@ impl Batch {
         self.bytes.shrink_to(keep_bytes_max);
         self.events.clear();
         self.rows.clear();
+        self.undecided.clear();
         self.tables.clear();
         self.more_is_coming = false;
         self.sequence = 0;
     }
 
-    /// Its events by label.
-    pub fn counts(&self) -> Vec<(LabelId, u64)> {
-        let mut counts: Vec<(LabelId, u64)> = Vec::new();
+    /// Its events by label, its rows by target.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
         for event in &self.events {
-            match counts.iter_mut().rev().find(|(label, _)| *label == event.label) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((event.label, 1)),
-            }
+            add(&mut counts.events, event.label, 1);
+        }
+        for change in &self.rows.changes {
+            add(&mut counts.rows, change.target, change.rows());
         }
         counts
     }

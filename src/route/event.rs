@@ -9,13 +9,15 @@ use std::io::Write;
 use std::ops::Range;
 
 use super::batch::{Batch, Event, Moved};
+use super::crossing::Outcome;
+use super::images::{Images, Place};
 use super::message::MessagePlace;
 use super::plan::{Op, TablePlan, json_string};
 use super::value::{self, Style};
 use crate::change::{Position, Transaction};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::wal::pgoutput::Value;
+use crate::wal::pgoutput::{Old, Value};
 use crate::wal::timestamp::Timestamp;
 
 /// What is equal for all events of one source transaction, or of one table's copy.
@@ -184,7 +186,7 @@ impl EventWriter {
         result.map_err(|error| {
             error.context(format_args!(
                 "table {}, change {:08X} at {}",
-                plan.relation, event.number, event.lsn
+                plan.selection.relation, event.number, event.lsn
             ))
         })
     }
@@ -237,7 +239,7 @@ impl EventWriter {
         out.extend_from_slice(br#","before":"#);
         match event.before {
             Before::Unknown => out.extend_from_slice(b"null"),
-            Before::Key(cells) => self.write_object(out, plan, cells, |at| is_identity(plan, at))?,
+            Before::Key(cells) => self.write_object(out, plan, cells, |at| plan.selection.is_identity(at))?,
             Before::Row(cells) => self.write_object(out, plan, cells, |_| true)?,
         }
         out.extend_from_slice(br#","unchanged":"#);
@@ -253,6 +255,57 @@ impl EventWriter {
         let moved = moved.map(if is_delete { Moved::To } else { Moved::From });
         batch.events.push(Event { label: op.label, partition: None, id, key, value, moved, traceparent });
         Ok(())
+    }
+
+    /// Appends the events of a change that became something; nothing where it is not seen.
+    ///
+    /// # Errors
+    /// As [`EventWriter::write_row`].
+    pub(super) fn write_images(
+        &mut self,
+        batch: &mut Batch,
+        (plan, stamp): (&TablePlan, &Stamp),
+        images: &Images<'_, '_>,
+        outcome: Outcome,
+        place: Place,
+    ) -> Result<()> {
+        let before = match &images.old {
+            None => Before::Unknown,
+            Some((Old::Key(_), cells)) => Before::Key(cells),
+            Some((Old::Full(_), cells)) => Before::Row(cells),
+        };
+        let new = images.new.as_deref();
+        let (lsn, number) = (place.lsn, place.position.ordinal);
+        let event = |op, new, before| RowEvent { op, lsn, number, new, before, moved: None };
+        let is_moved = images.is_key_changed(&plan.selection);
+        let insert = RowEvent {
+            number: if is_moved { place.position.insert_half().ordinal } else { number },
+            ..event(Op::Insert, new, Before::Unknown)
+        };
+        match outcome {
+            Outcome::Nothing => Ok(()),
+            Outcome::Insert => self.write_row(batch, plan, stamp, &insert),
+            Outcome::Delete => {
+                let before = match (before, new) {
+                    // An update that left the filter: its key did not change, so the new row tells it.
+                    (Before::Unknown, Some(new)) => Before::Key(new),
+                    (before, _) => before,
+                };
+                self.write_row(batch, plan, stamp, &event(Op::Delete, None, before))
+            }
+            Outcome::Update if is_moved => {
+                let delete = RowEvent { moved: new, ..event(Op::Delete, None, before) };
+                self.write_row(batch, plan, stamp, &delete)?;
+                let moved = images.old.as_ref().map(|(_, cells)| cells.as_slice());
+                self.write_row(batch, plan, stamp, &RowEvent { moved, ..insert })
+            }
+            Outcome::Update if images.is_unseen(&plan.selection) => Ok(()),
+            Outcome::Update => {
+                // A key was sent because one of its columns is TOASTed, not because it changed.
+                let before = if matches!(before, Before::Key(_)) { Before::Unknown } else { before };
+                self.write_row(batch, plan, stamp, &event(Op::Update, new, before))
+            }
+        }
     }
 
     /// Appends the truncate event for one partition of the table's topic.
@@ -441,10 +494,6 @@ fn write_moved(out: &mut Vec<u8>, name: &[u8], moved: Option<&Range<usize>>) -> 
             Ok(())
         }
     }
-}
-
-fn is_identity(plan: &TablePlan, at: usize) -> bool {
-    plan.columns.get(at).is_some_and(|column| column.is_identity)
 }
 
 fn column_name(plan: &TablePlan, at: usize) -> String {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::batch::{Batch, Event, Label, LabelId, Labels};
@@ -22,8 +22,19 @@ use crate::lsn::Lsn;
 pub const OUTBOX_PREFIX: &str = "walgate.outbox";
 /// The prefix that sets the trace context of its transaction.
 pub const TRACEPARENT_PREFIX: &str = "walgate.traceparent";
+/// The prefix of the message by which `resync` asks for a copy.
+pub const RESYNC_PREFIX: &str = "walgate.resync";
 /// The prefix of the message that `run --until-caught-up` waits for.
 pub const CAUGHT_UP_PREFIX: &str = "walgate.caught_up";
+
+/// The content of a message that asks for a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncRequest {
+    /// The slot's name: whose tables they are.
+    pub pipeline: String,
+    /// Their OIDs.
+    pub tables: Vec<u32>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

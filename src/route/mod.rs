@@ -8,10 +8,15 @@
 pub mod batch;
 pub mod event;
 pub mod filter;
+pub mod crossing;
+mod images;
+pub mod undecided;
 pub mod message;
 pub mod name;
 pub mod plan;
 pub mod row;
+pub mod row_plan;
+pub mod selection;
 pub mod template;
 pub mod value;
 #[cfg(test)]
@@ -19,19 +24,24 @@ mod properties;
 
 use std::collections::HashMap;
 
-use crate::change::{Cells, Position, Transaction};
+use crate::change::{Position, Transaction};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::wal::pgoutput::{Old, Tuple, Value};
+use crate::wal::pgoutput::{Old, Tuple};
 use batch::Batch;
-use event::{Before, EventWriter, RowEvent, Stamp};
-use plan::{Op, TablePlan};
+use event::{EventWriter, Stamp};
+use images::{Images, Place};
+use plan::TablePlan;
+use row::TargetId;
+use row_plan::RowPlan;
 
 /// What is done with the changes of one table.
 #[derive(Debug)]
 pub enum Route {
     /// They become events.
     Events(Box<TablePlan>),
+    /// They become rows of a replica.
+    Rows(Box<RowPlan>),
     /// The rules leave the table out.
     Off,
 }
@@ -78,7 +88,7 @@ impl Router {
     pub fn plan(&self, oid: u32) -> Option<&TablePlan> {
         match self.routes.get(&oid) {
             Some(Route::Events(plan)) => Some(plan),
-            Some(Route::Off) | None => None,
+            Some(Route::Rows(_) | Route::Off) | None => None,
         }
     }
 
@@ -111,34 +121,25 @@ impl Router {
         lsn: Lsn,
         row: &RowMessage<'_>,
     ) -> Result<()> {
-        let plan = match self.routes.get(&oid) {
-            Some(Route::Events(plan)) if self.commit_lsn >= plan.copied_at => plan,
-            Some(Route::Events(_) | Route::Off) => return Ok(()),
-            None => return Err(unknown_relation(oid, lsn)),
-        };
-        let halves = match row {
-            RowMessage::Insert(new) => {
-                let new = cells(plan, new, lsn)?;
-                let event = row_event(Op::Insert, lsn, position, Some(&new), Before::Unknown);
-                return self.writer.write_row(batch, plan, &self.stamp, &event);
+        let place = Place { position, lsn };
+        match self.routes.get(&oid) {
+            Some(Route::Events(plan)) if self.commit_lsn >= plan.copied_at => {
+                let images = Images::of(&plan.selection, row, lsn)?;
+                let (writer, stamp) = (&mut self.writer, &self.stamp);
+                images.route(&plan.selection, batch, place, |batch, became| {
+                    writer.write_images(batch, (plan, stamp), &images, became.outcome, place)
+                })
             }
-            RowMessage::Delete(old) => {
-                let (Old::Key(tuple) | Old::Full(tuple)) = old;
-                let old_cells = cells(plan, tuple, lsn)?;
-                let event = row_event(Op::Delete, lsn, position, None, before(old, &old_cells));
-                return self.writer.write_row(batch, plan, &self.stamp, &event);
+            Some(Route::Rows(plan)) if self.commit_lsn >= plan.copied_at => {
+                let images = Images::of(&plan.selection, row, lsn)?;
+                images.route(&plan.selection, batch, place, |batch, became| {
+                    plan.write(batch, &images, became, place);
+                    Ok(())
+                })
             }
-            RowMessage::Update(None, new) => {
-                let new = cells(plan, new, lsn)?;
-                let event = row_event(Op::Update, lsn, position, Some(&new), Before::Unknown);
-                return self.writer.write_row(batch, plan, &self.stamp, &event);
-            }
-            RowMessage::Update(Some(old), new) => {
-                let (Old::Key(tuple) | Old::Full(tuple)) = old;
-                Halves { old, old_cells: cells(plan, tuple, lsn)?, new: cells(plan, new, lsn)? }
-            }
-        };
-        halves.write(plan, &mut self.writer, batch, &self.stamp, position, lsn)
+            Some(Route::Events(_) | Route::Rows(_) | Route::Off) => Ok(()),
+            None => Err(unknown_relation(oid, lsn)),
+        }
     }
 
     /// Routes the truncation of one table, for each partition of its topic.
@@ -156,104 +157,18 @@ impl Router {
                     self.writer.write_truncate(batch, plan, &self.stamp, lsn, position.ordinal, partition)
                 })
             }
-            Some(Route::Events(_) | Route::Off) => Ok(()),
+            Some(Route::Events(_) | Route::Rows(_) | Route::Off) => Ok(()),
             None => Err(unknown_relation(oid, lsn)),
         }
     }
-}
 
-/// An update whose old row, or old key, was sent.
-struct Halves<'m, 'a> {
-    old: &'m Old<'a>,
-    old_cells: Cells<'a>,
-    new: Cells<'a>,
-}
-
-impl Halves<'_, '_> {
-    fn write(
-        mut self,
-        plan: &TablePlan,
-        writer: &mut EventWriter,
-        batch: &mut Batch,
-        stamp: &Stamp,
-        position: Position,
-        lsn: Lsn,
-    ) -> Result<()> {
-        self.fill_unchanged(plan);
-        let (new, old) = (self.new.as_slice(), self.old_cells.as_slice());
-        let before_image = before(self.old, old);
-        let key_changed = plan.key.iter().any(|&at| differ(old.get(at), new.get(at)));
-        if key_changed {
-            let delete = row_event(Op::Delete, lsn, position, None, before_image);
-            writer.write_row(batch, plan, stamp, &RowEvent { moved: Some(new), ..delete })?;
-            let insert = row_event(Op::Insert, lsn, position.insert_half(), Some(new), Before::Unknown);
-            return writer.write_row(batch, plan, stamp, &RowEvent { moved: Some(old), ..insert });
-        }
-        let before_image = match before_image {
-            // Columns outside of the rule's list changed, and nothing else: no event (CASES F7).
-            Before::Row(_) if plan.is_projected && published_equal(plan, old, new) => return Ok(()),
-            Before::Row(_) => before_image,
-            // The key was sent because one of its columns is TOASTed, not because it changed.
-            Before::Key(_) | Before::Unknown => Before::Unknown,
-        };
-        let event = row_event(Op::Update, lsn, position, Some(new), before_image);
-        writer.write_row(batch, plan, stamp, &event)
-    }
-
-    /// With an old row the value of an unchanged TOASTed column is there; with an old key, that of
-    /// its columns (FIELD_NOTES 3, points 3 and 4).
-    fn fill_unchanged(&mut self, plan: &TablePlan) {
-        let whole_row = matches!(self.old, Old::Full(_));
-        for ((new, old), column) in self.new.iter_mut().zip(&self.old_cells).zip(&plan.columns) {
-            if matches!(new, Value::Unchanged) && (whole_row || column.is_identity) {
-                *new = *old;
-            }
+    /// The target of a table whose changes become rows, if its changes of the open transaction are not in the copy.
+    pub fn target(&self, oid: u32) -> Option<TargetId> {
+        match self.routes.get(&oid) {
+            Some(Route::Rows(plan)) if self.commit_lsn >= plan.copied_at => Some(plan.target),
+            _ => None,
         }
     }
-}
-
-fn row_event<'r, 'a>(
-    op: Op,
-    lsn: Lsn,
-    position: Position,
-    new: Option<&'r [Value<'a>]>,
-    before: Before<'r, 'a>,
-) -> RowEvent<'r, 'a> {
-    RowEvent { op, lsn, number: position.ordinal, new, before, moved: None }
-}
-
-fn before<'r, 'a>(old: &Old<'_>, cells: &'r [Value<'a>]) -> Before<'r, 'a> {
-    match old {
-        Old::Key(_) => Before::Key(cells),
-        Old::Full(_) => Before::Row(cells),
-    }
-}
-
-fn cells<'a>(plan: &TablePlan, tuple: &Tuple<'a>, lsn: Lsn) -> Result<Cells<'a>> {
-    if tuple.len() != plan.columns.len() {
-        return Err(Error::definite(format!(
-            "table {}: a row of {} columns came at {lsn}, its relation has {}",
-            plan.relation,
-            tuple.len(),
-            plan.columns.len()
-        )));
-    }
-    Ok(tuple.iter().collect())
-}
-
-/// Whether two received values differ as texts. Values that were not sent are unchanged.
-fn differ(old: Option<&Value<'_>>, new: Option<&Value<'_>>) -> bool {
-    match (old, new) {
-        (Some(Value::Text(old)), Some(Value::Text(new))) => old != new,
-        (_, Some(Value::Unchanged) | None) => false,
-        (Some(Value::Null), Some(Value::Null)) => false,
-        _ => true,
-    }
-}
-
-fn published_equal(plan: &TablePlan, old: &[Value<'_>], new: &[Value<'_>]) -> bool {
-    let mut columns = plan.columns.iter().zip(old.iter().zip(new));
-    !columns.any(|(column, (old, new))| column.is_published && differ(Some(old), Some(new)))
 }
 
 fn unknown_relation(oid: u32, lsn: Lsn) -> Error {

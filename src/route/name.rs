@@ -120,6 +120,30 @@ impl TablePattern {
     }
 }
 
+/// A table's name on a replica: `sales.orders`, or `sales.*` for the table's own name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetName {
+    schema: Option<String>,
+    table: Option<String>,
+}
+
+impl TargetName {
+    /// From a pattern whose parts are names or a star alone; `None`: a part mixes both.
+    pub fn of_pattern(pattern: TablePattern) -> Option<Self> {
+        let name = |part| match part {
+            Part::Literal(name) => Some(Some(name)),
+            Part::Pieces(pieces) => pieces.iter().all(String::is_empty).then_some(None),
+        };
+        Some(TargetName { schema: name(pattern.schema)?, table: name(pattern.table)? })
+    }
+
+    /// Schema and name on the replica of the source's table `schema.table`.
+    pub fn of(&self, schema: &str, table: &str) -> (String, String) {
+        let part = |own: &Option<String>, default: &str| own.clone().unwrap_or_else(|| default.to_owned());
+        (part(&self.schema, schema), part(&self.table, table))
+    }
+}
+
 impl fmt::Display for TablePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.schema, self.table)

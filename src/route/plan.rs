@@ -8,12 +8,14 @@
 use sha2::{Digest, Sha256};
 
 use super::batch::{Label, LabelId, Labels};
+use super::filter::{EnumLabels, TableFacts};
+use super::selection::{Names, Selection, SelectionContext, is_key};
 use super::template::{EventTypeNames, OpWord, TopicNames, TopicTemplate};
 use super::value::{self, Kind, TypeCatalog};
-use crate::config::{ColumnSet, TableRule};
-use crate::error::{Error, Result};
+use crate::config::TableRule;
+use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::wal::pgoutput::{Relation, ReplicaIdentity};
+use crate::wal::pgoutput::Relation;
 
 /// The operations of row events, in the order of `TablePlan::ops`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +66,6 @@ pub struct ColumnPlan {
     pub kind: Kind,
     /// Whether the rule lets it into events.
     pub is_published: bool,
-    /// Whether it belongs to the replica identity (all columns under FULL).
-    pub is_identity: bool,
 }
 
 /// What is equal for all events of one operation on the table.
@@ -84,20 +84,14 @@ pub struct OpPlan {
 pub struct TablePlan {
     /// OID of the table, of a partitioned table: of its root.
     pub oid: u32,
-    /// `schema.table`, for errors.
-    pub relation: String,
+    /// What the rule selects.
+    pub selection: Selection,
     /// The table's name: the Kafka key of events that have no aggregate.
     pub table: String,
     /// One for each column of the relation, in its order.
     pub columns: Vec<ColumnPlan>,
     /// Indexes of the columns whose texts make the aggregate id; empty: the table has no key.
     pub aggregate: Vec<usize>,
-    /// Indexes of the columns whose change is a key change: the key's and the aggregate's.
-    pub key: Vec<usize>,
-    /// REPLICA IDENTITY FULL.
-    pub is_full: bool,
-    /// The rule leaves out columns: an update of those alone is no event under FULL.
-    pub is_projected: bool,
     /// `","source":{"name":"shop","schema":"public","table":"orders","lsn":"`.
     pub source_json: Vec<u8>,
     /// `,"schema_id":"9f2c01d4"},"data":`.
@@ -113,6 +107,8 @@ pub struct PlanContext<'a> {
     pub source_name: &'a str,
     /// Types by OID.
     pub types: &'a TypeCatalog,
+    /// Labels of enums, for filters.
+    pub enums: &'a EnumLabels,
     /// Where labels are interned.
     pub labels: &'a Labels,
     /// The hub's `topic`.
@@ -120,64 +116,35 @@ pub struct PlanContext<'a> {
 }
 
 impl TablePlan {
-    /// Compiles `rule` for `relation`, whose primary key has the columns `primary_key`.
+    /// Compiles `rule` for `relation`, whose primary key has the columns `primary_key`; `facts` are for its filter.
     ///
     /// # Errors
-    /// Definite: a column that the rule names does not exist; a list without the key; an aggregate
-    /// outside of the replica identity; a topic name that Kafka cannot have.
+    /// Definite: as [`Selection::of`]; an aggregate outside of the replica identity; a topic name that Kafka cannot
+    /// have.
     pub fn compile(
         context: &PlanContext<'_>,
         relation: &Relation,
         rule: &TableRule,
         primary_key: &[String],
+        facts: &TableFacts,
         copied_at: Lsn,
     ) -> Result<TablePlan> {
-        let qualified = format!("{}.{}", relation.namespace, relation.name);
-        let refuse =
-            |message: String| Error::definite(format!("table {qualified}, {}: {message}", rule.key_path));
-        let is_full = relation.replica_identity == ReplicaIdentity::Full;
-        let index_of = |name: &String| {
-            relation.columns.iter().position(|column| column.name == *name).ok_or_else(|| {
-                refuse(format!("column \"{name}\" does not exist"))
-                    .with_hint("correct the name, or remove it from the rule; generated columns are not sent by the server")
-            })
-        };
-        let indexes = |names: &[String]| names.iter().map(index_of).collect::<Result<Vec<usize>>>();
-
-        let key = match &rule.key {
-            Some(names) => indexes(names)?,
-            None if is_full || relation.columns.iter().all(|column| !column.key) => indexes(primary_key)?,
-            None => (0..relation.columns.len()).filter(|&at| is_key(relation, at)).collect(),
-        };
+        let of = SelectionContext { types: context.types, enums: context.enums, primary_key, facts };
+        let selection = Selection::of(of, relation, rule, rule.aggregate_id.as_deref())?;
+        let names = Names { relation, rule, qualified: &selection.relation };
         let aggregate = match &rule.aggregate_id {
-            Some(names) => indexes(names)?,
-            None => key.clone(),
+            Some(listed) => names.indexes(listed)?,
+            None => selection.key.clone(),
         };
         let has_identity = relation.columns.iter().any(|column| column.key);
         if has_identity
-            && let Some(&outside) = aggregate.iter().find(|&&at| !is_full && !is_key(relation, at))
+            && let Some(&outside) = aggregate.iter().find(|&&at| !selection.is_full && !is_key(relation, at))
         {
-            let name = relation.columns.get(outside).map_or("", |column| column.name.as_str());
-            return Err(refuse(format!(
-                "the aggregate id's column \"{name}\" is not in the replica identity"
-            ))
-            .with_hint(format!(
-                "ALTER TABLE {} REPLICA IDENTITY FULL;",
-                crate::wal::sql::quote_qualified(&relation.namespace, &relation.name)
-            )));
+            let name = names.name(outside);
+            return Err(names
+                .refuse(format!("the aggregate id's column \"{name}\" is not in the replica identity"))
+                .with_hint(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", selection.sql_name)));
         }
-
-        let published = published_columns(relation, rule, &index_of)?;
-        for &at in key.iter().chain(&aggregate) {
-            if !published.get(at).copied().unwrap_or(false) && matches!(rule.columns, ColumnSet::Only(_)) {
-                let name = relation.columns.get(at).map_or("", |column| column.name.as_str());
-                return Err(refuse(format!("the key's column \"{name}\" is not among the listed columns"))
-                    .with_hint(format!("add \"{name}\" to columns")));
-            }
-        }
-        let is_published = |at: usize| {
-            published.get(at).copied().unwrap_or(false) || key.contains(&at) || aggregate.contains(&at)
-        };
 
         let columns: Vec<ColumnPlan> = relation
             .columns
@@ -186,18 +153,17 @@ impl TablePlan {
             .map(|(at, column)| ColumnPlan {
                 name_json: [json_string(&column.name), b":".to_vec()].concat(),
                 kind: context.types.kind(column.type_oid).cloned().unwrap_or(Kind::Text),
-                is_published: is_published(at),
-                is_identity: column.key,
+                is_published: selection.is_published(at),
             })
             .collect();
         let aggregate_type = rule.aggregate_type.clone().unwrap_or_else(|| relation.name.clone());
-        let names = TopicNames {
+        let topic_names = TopicNames {
             source: context.source_name,
             schema: &relation.namespace,
             table: &relation.name,
             aggregate_type: &aggregate_type,
         };
-        let topic = context.topic.render(&names).map_err(|error| refuse(error.to_string()))?;
+        let topic = context.topic.render(&topic_names).map_err(|error| names.refuse(error.to_string()))?;
         let type_names = EventTypeNames {
             schema: &relation.namespace,
             table: &relation.name,
@@ -217,7 +183,7 @@ impl TablePlan {
                 op_json: format!(r#","op":"{}","occurred_at":""#, op.name()).into_bytes(),
                 label: context.labels.intern(Label {
                     topic: topic.legal.clone(),
-                    relation: qualified.clone(),
+                    relation: selection.relation.clone(),
                     event_type,
                     aggregate_type: aggregate_type.clone(),
                     op: op.name(),
@@ -234,20 +200,13 @@ impl TablePlan {
             br#","lsn":""#,
         ]
         .concat();
-        let schema_id = schema_id(context.types, relation, &is_published);
-        let mut moving: Vec<usize> = key;
-        moving.extend(aggregate.iter().copied());
-        moving.sort_unstable();
-        moving.dedup();
+        let schema_id = schema_id(context.types, relation, &|at| selection.is_published(at));
         Ok(TablePlan {
             oid: relation.oid,
-            relation: qualified,
+            selection,
             table: relation.name.clone(),
-            is_projected: columns.iter().any(|column| !column.is_published),
             columns,
             aggregate,
-            key: moving,
-            is_full,
             source_json,
             schema_json: format!(r#","schema_id":"{schema_id}"}},"data":"#).into_bytes(),
             copied_at,
@@ -266,29 +225,6 @@ impl TablePlan {
             Op::Read => read,
         }
     }
-}
-
-fn is_key(relation: &Relation, at: usize) -> bool {
-    relation.columns.get(at).is_some_and(|column| column.key)
-}
-
-/// For each column, whether the rule's list lets it through (the key comes on top).
-fn published_columns(
-    relation: &Relation,
-    rule: &TableRule,
-    index_of: &dyn Fn(&String) -> Result<usize>,
-) -> Result<Vec<bool>> {
-    let (names, listed) = match &rule.columns {
-        ColumnSet::All => return Ok(vec![true; relation.columns.len()]),
-        ColumnSet::Only(names) => (names, true),
-        ColumnSet::Except(names) => (names, false),
-    };
-    let mut published = vec![!listed; relation.columns.len()];
-    for name in names {
-        let at = index_of(name)?;
-        *published.get_mut(at).expect("an index of the relation's columns") = listed;
-    }
-    Ok(published)
 }
 
 /// A fingerprint of the published columns and their types: eight hexadecimal digits.

@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use super::batch::{Batch, Labels, Moved};
 use super::event::EventWriter;
+use super::filter::{EnumLabels, TableFacts};
 use super::name::TablePattern;
 use super::plan::{PlanContext, TablePlan};
 use super::template::TopicTemplate;
@@ -102,10 +103,12 @@ fn plan(columns: &[Column], is_full: bool, labels: &Labels) -> TablePlan {
         source_name: "shop",
         types: &TypeCatalog::builtin(),
         labels,
+        enums: &EnumLabels::default(),
         topic: &TopicTemplate::default(),
     };
     let relation = relation(columns, is_full);
-    TablePlan::compile(&context, &relation, &rule, &primary_key, Lsn::ZERO).expect("a rule that fits")
+    TablePlan::compile(&context, &relation, &rule, &primary_key, &TableFacts::default(), Lsn::ZERO)
+        .expect("a rule that fits")
 }
 
 fn text(value: Option<&String>) -> Value<'_> {

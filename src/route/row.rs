@@ -136,6 +136,17 @@ pub struct RowChange {
     pub old: Range<usize>,
 }
 
+impl RowChange {
+    /// Rows that it is about: of the copy, as many as its lines.
+    pub fn rows(&self) -> u64 {
+        match self.op {
+            RowOp::Copied { rows, .. } => rows,
+            RowOp::Truncate { .. } | RowOp::Clear => 0,
+            RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete => 1,
+        }
+    }
+}
+
 /// The rows of a batch.
 #[derive(Debug, Default)]
 pub struct Rows {
@@ -150,6 +161,26 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Appends something that is about a whole table.
+    pub fn push_table(&mut self, target: TargetId, op: RowOp) {
+        let position = Position::default();
+        self.changes.push(RowChange { target, op, position, is_certain: true, new: 0..0, old: 0..0 });
+    }
+
+    /// Appends a line of the copy, which ends the batch's buffer; lines of one table are one change.
+    pub fn push_line(&mut self, target: TargetId, line: Range<usize>) {
+        if let Some(RowChange { target: last, op: RowOp::Copied { lines, rows }, .. }) =
+            self.changes.last_mut()
+            && *last == target
+            && lines.end == line.start
+        {
+            lines.end = line.end;
+            *rows += 1;
+            return;
+        }
+        self.push_table(target, RowOp::Copied { lines: line, rows: 1 });
+    }
+
     /// Empties it for reuse.
     pub fn clear(&mut self) {
         self.changes.clear();

@@ -128,6 +128,10 @@ pub struct TableState {
     /// not tell, and a table that was dropped since is in no catalog.
     #[serde(default)]
     pub key: Vec<String>,
+    /// What the rule selected when this was written: with another selection it is copied again. On the hub the filter;
+    /// on a replica also the table's name there, its columns and its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<String>,
     /// The consistent point of the snapshot that it was copied from: changes of transactions with a
     /// commit LSN below it are in the copy.
     pub copied_at: Lsn,

@@ -7,6 +7,7 @@
 //! the next batch, and an idle sink gets a batch at once.
 
 pub mod checkpoint;
+pub mod destination;
 pub mod file;
 pub mod hub;
 pub mod kafka;
@@ -72,7 +73,6 @@ pub trait Sink: Send + 'static {
 
 /// What comes back from the sink's thread.
 // A batch is handed over a few hundred times a second, and its size is that of its headers.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Outcome {
     /// A batch is durable.
@@ -189,7 +189,6 @@ fn serve(
     }
 }
 
-#[allow(clippy::large_enum_variant)]
 enum Received {
     Batch(Batch),
     /// None came in time.

@@ -33,7 +33,7 @@ use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::start::{MatchedTable, Started};
 use crate::pipeline::status::{CopyProgress, State};
-use crate::route::batch::{Batch, LabelId};
+use crate::route::batch::{Batch, Counts};
 use crate::sink::Outcome;
 use crate::wal::catalog;
 use crate::wal::client::{Client, classify, connect};
@@ -139,6 +139,7 @@ impl Round {
         let now = catalog::tables(&self.ordinary, Some(&oids)).await?;
         // A new table may have a new type.
         started.types = catalog::types(&started.client).await?;
+        started.enums = catalog::enums(&started.client).await?;
         let mut tables = Vec::new();
         for matched in pending {
             let taken = (self.copied_at, self.taken_at);
@@ -174,7 +175,7 @@ impl Round {
         drop(sender);
         deliver(pipeline, started, &self.keeper, &shared, batches, &mut workers).await?;
         for table in &tables {
-            started.states.insert(table.plan.oid, table.state(true));
+            started.states.insert(table.table.oid, table.state(true));
         }
         // Ends the slot and the export; the locks go with the keeper.
         self.exporter.close().await;
@@ -220,8 +221,9 @@ async fn deliver(
                     // Without its locks a table could have been emptied under the copy.
                     keeper.simple_query("SELECT 1").await.map_err(classify)?;
                 }
-                delivered.push_back(Delivered { events: batch.counts(), tables_done });
+                delivered.push_back(Delivered { counts: batch.counts(), tables_done });
                 batch.progress = started.progress();
+                batch.rows.whole = Some((batch.rows.changes.len(), batch.progress));
                 let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
                 batch.sequence = started.ledger.deliver(batch.progress.safe_lsn, bytes, clock.elapsed());
                 permit.send(batch);
@@ -239,19 +241,21 @@ async fn deliver(
 
 /// What a batch on its way holds.
 struct Delivered {
-    events: Vec<(LabelId, u64)>,
+    counts: Counts,
     tables_done: usize,
 }
 
 /// A batch is durable: counts what it held.
-fn count(pipeline: &Pipeline, started: &Started, delivered: &Delivered) {
-    let published = metrics::published(&pipeline.slot, &started.labels, &delivered.events);
-    metrics::snapshot_rows(&pipeline.slot, published.rows_read);
+fn count(pipeline: &Pipeline, started: &Started, batch: &Delivered) {
+    let delivered = metrics::delivered(&pipeline.slot, &started.labels, &started.targets, &batch.counts);
+    let rows_read = delivered.rows_read + delivered.rows;
+    metrics::snapshot_rows(&pipeline.slot, rows_read);
     pipeline.status.update(|status| {
-        status.events += published.events;
+        status.events += delivered.events;
+        status.rows_applied += delivered.rows;
         if let Some(progress) = &mut status.snapshot {
-            progress.rows += published.rows_read;
-            progress.tables_done += delivered.tables_done;
+            progress.rows += rows_read;
+            progress.tables_done += batch.tables_done;
         }
     });
 }

@@ -11,6 +11,8 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::start::{MatchedTable, Started, blocking, state_of};
 use crate::route::event::Stamp;
 use crate::route::plan::{Op, TablePlan};
+use crate::route::row_plan::RowPlan;
+use crate::route::selection::Selection;
 use crate::sink::checkpoint::TableState;
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify};
@@ -38,13 +40,14 @@ pub struct CopyTable {
     pub table: SourceTable,
     /// The table as of the snapshot.
     pub table_in_catalog: SourceTable,
+    begun_state: TableState,
     /// Its rule, compiled.
-    pub plan: TablePlan,
+    pub plan: CopyPlan,
     /// What its events have in common.
     pub stamp: Stamp,
     /// The catalog's estimate.
     pub rows_estimated: u64,
-    /// Partitions of the topic that begin with a truncate event, since an earlier generation is there.
+    /// Partitions of the topic that begin with a truncate event, since an earlier generation is there; of a replica, 1.
     pub truncate_partitions: i32,
     /// Whether "begun" has been handed over.
     pub begun: tokio::sync::Mutex<bool>,
@@ -56,6 +59,25 @@ pub struct CopyTable {
     files: Vec<(String, i64)>,
     columns: String,
     row_filter: Option<String>,
+    /// What its filter's names and operators are looked up in.
+    pub search_path: Option<String>,
+}
+
+/// What becomes of the rows.
+pub enum CopyPlan {
+    /// Events.
+    Events(Box<TablePlan>),
+    /// Rows of a replica, as COPY gave them.
+    Rows(Box<RowPlan>),
+}
+
+impl CopyPlan {
+    fn selection(&self) -> &Selection {
+        match self {
+            CopyPlan::Events(plan) => &plan.selection,
+            CopyPlan::Rows(plan) => &plan.selection,
+        }
+    }
 }
 
 impl CopyTable {
@@ -66,7 +88,7 @@ impl CopyTable {
 
     /// The state to be stored.
     pub fn state(&self, done: bool) -> TableState {
-        state_of(&self.table, self.copied_at, done, self.rows.load(Ordering::SeqCst))
+        TableState { done, rows: self.rows.load(Ordering::SeqCst), ..self.begun_state.clone() }
     }
 
     /// The ranges to be copied, at least one.
@@ -78,8 +100,8 @@ impl CopyTable {
                 // The last one is open: the file may have grown since it was measured.
                 let to = (nth + 1 < count)
                     .then(|| format!("ctid < '({},0)'::pg_catalog.tid", (nth + 1) * CHUNK_PAGES));
-                let filter = self.row_filter.as_ref().map(|filter| format!("({filter})"));
-                let conditions: Vec<String> = [from, to, filter].into_iter().flatten().collect();
+                let conditions: Vec<String> =
+                    [from, to, self.row_filter.clone()].into_iter().flatten().collect();
                 let condition = if conditions.is_empty() {
                     String::new()
                 } else {
@@ -113,9 +135,7 @@ pub async fn describe(
         .pop()
         .ok_or_else(|| Error::transient(format!("table {name} was made after the snapshot, or dropped")))?;
     let table_in_catalog = table.clone();
-    if let Some(columns) = matched.published.as_ref().and_then(|published| published.columns.as_ref()) {
-        table.columns.retain(|column| columns.contains(&column.name));
-    }
+    matched.retain_sent(&mut table);
     let query = if table.is_partitioned { FILES } else { FILE };
     let rows = keeper.query(query, &[&oid]).await.map_err(classify)?;
     let mut files = Vec::new();
@@ -135,23 +155,35 @@ pub async fn describe(
         rows_estimated += u64::try_from(tuples).unwrap_or(0);
         files.push((file_name, pages));
     }
-    let plan = TablePlan::compile(
-        &started.plan_context(pipeline),
-        &table.relation(),
-        &matched.rule,
-        &table.primary_key,
-        copied_at,
-    )?;
-    let truncate_partitions = match started.copied_before.contains(&oid) || started.states.contains_key(&oid)
-    {
-        true => topic_partitions(started, &plan).await?,
-        false => 0,
+    let is_again = started.copied_before.contains(&oid) || started.states.contains_key(&oid);
+    let (relation, rule) = (table.relation(), &matched.rule);
+    let (plan, truncate_partitions) = match pipeline.replica {
+        None => {
+            let context = started.plan_context(pipeline);
+            let (key, facts) = (&table.primary_key, &matched.facts);
+            let plan = TablePlan::compile(&context, &relation, rule, key, facts, copied_at)?;
+            let partitions = if is_again { topic_partitions(started, &plan).await? } else { 0 };
+            (CopyPlan::Events(Box::new(plan)), partitions)
+        }
+        Some(_) => {
+            let context = started.selection_context(&table.primary_key, &matched.facts);
+            let plan = RowPlan::compile(context, &relation, rule, &started.targets, copied_at)?;
+            (CopyPlan::Rows(Box::new(plan)), i32::from(is_again))
+        }
     };
-    let columns: Vec<String> = table.columns.iter().map(|column| quote_ident(&column.name)).collect();
+    let goes = |at: usize| match &plan {
+        CopyPlan::Events(_) => true,
+        CopyPlan::Rows(plan) => plan.selection.is_published(at),
+    };
+    let columns = table.columns.iter().enumerate().filter(|(at, _)| goes(*at));
+    let columns: Vec<String> = columns.map(|(_, column)| quote_ident(&column.name)).collect();
+    let now = MatchedTable { table: table.clone(), ..matched.clone() };
     Ok(Some(CopyTable {
         stamp: Stamp::of_copy(&pipeline.source_name, copied_at, taken_at, oid),
         columns: columns.join(", "),
-        row_filter: matched.published.as_ref().and_then(|published| published.row_filter.clone()),
+        row_filter: row_filter(matched),
+        search_path: plan.selection().filter.as_ref().map(|filter| filter.filter.search_path()),
+        begun_state: state_of(pipeline, &now, copied_at, false, 0),
         table,
         table_in_catalog,
         plan,
@@ -165,10 +197,23 @@ pub async fn describe(
     }))
 }
 
+/// What the publication and the rule let through; PostgreSQL evaluates both.
+fn row_filter(matched: &MatchedTable) -> Option<String> {
+    let of_publication = matched.published.as_ref().and_then(|published| published.row_filter.as_ref());
+    // A line of its own: the text may end with a comment.
+    let conditions: Vec<String> = of_publication
+        .into_iter()
+        .chain(&matched.rule.filter)
+        .map(|filter| format!("({filter}\n)"))
+        .collect();
+    (!conditions.is_empty()).then(|| conditions.join(" AND "))
+}
+
 async fn topic_partitions(started: &Started, plan: &TablePlan) -> Result<i32> {
     let mut known = Vec::new();
     started.labels.refresh(&mut known);
     let label = known.get(plan.op(Op::Truncate).label.index()).expect("a plan's labels are interned");
-    let (topic, topics) = (label.topic.clone(), started.topics.clone());
+    let topics = started.topics.clone().expect("events go to a hub");
+    let topic = label.topic.clone();
     blocking(move || topics.partitions(&topic)).await
 }

@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 use super::rows::CopyRow;
-use super::table::CopyTable;
+use super::table::{CopyPlan, CopyTable};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::route::batch::Batch;
 use crate::route::event::{Before, EventWriter, RowEvent};
-use crate::route::plan::Op;
+use crate::route::plan::{Op, TablePlan};
+use crate::route::row::RowOp;
+use crate::route::row_plan::RowPlan;
 use crate::route::value::Style;
 use crate::wal::connection::{CopyNext, ReplicationConnection};
 use crate::wal::url::ConnectUrl;
@@ -114,13 +116,21 @@ impl Worker<'_> {
         let is_shared = table.chunks_left.load(Ordering::SeqCst) > 1;
         self.begin_table(table).await?;
         let columns = table.table.columns.len();
+        if let Some(search_path) = &table.search_path {
+            connection.query(&format!("SET LOCAL search_path = {search_path}")).await?;
+        }
         let mut rows = connection.copy_out(&chunk.copy).await?;
         loop {
             match rows.next_row()? {
                 CopyNext::Row(line) => {
-                    self.row.decode(line, columns)?;
                     let number = table.next_row();
-                    self.write(table, number)?;
+                    match &table.plan {
+                        CopyPlan::Events(plan) => {
+                            self.row.decode(line, columns)?;
+                            self.write(table, plan, number)?;
+                        }
+                        CopyPlan::Rows(plan) => self.write_line(plan, line),
+                    }
                     failpoint::hit("snapshot.in-table");
                     if self.is_full() {
                         self.flush().await?;
@@ -147,7 +157,16 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn write(&mut self, table: &CopyTable, number: u64) -> Result<()> {
+    fn write_line(&mut self, plan: &RowPlan, line: &[u8]) {
+        let start = self.batch.bytes.len();
+        self.batch.bytes.extend_from_slice(line);
+        if !line.ends_with(b"\n") {
+            self.batch.bytes.push(b'\n');
+        }
+        self.batch.rows.push_line(plan.target, start..self.batch.bytes.len());
+    }
+
+    fn write(&mut self, table: &CopyTable, plan: &TablePlan, number: u64) -> Result<()> {
         let cells = self.row.cells();
         let event = RowEvent {
             op: Op::Read,
@@ -157,7 +176,7 @@ impl Worker<'_> {
             before: Before::Unknown,
             moved: None,
         };
-        self.writer.write_row(&mut self.batch, &table.plan, &table.stamp, &event)
+        self.writer.write_row(&mut self.batch, plan, &table.stamp, &event)
     }
 
     /// "Begun" is stored before, or with, the first row: a crash after it makes a new generation.
@@ -166,15 +185,17 @@ impl Worker<'_> {
         if *begun {
             return Ok(());
         }
-        for partition in 0..table.truncate_partitions {
-            self.writer.write_truncate(
-                &mut self.batch,
-                &table.plan,
-                &table.stamp,
-                table.copied_at,
-                0,
-                partition,
-            )?;
+        match &table.plan {
+            CopyPlan::Events(plan) => {
+                for partition in 0..table.truncate_partitions {
+                    let (stamp, lsn) = (&table.stamp, table.copied_at);
+                    self.writer.write_truncate(&mut self.batch, plan, stamp, lsn, 0, partition)?;
+                }
+            }
+            CopyPlan::Rows(plan) if table.truncate_partitions > 0 => {
+                self.batch.rows.push_table(plan.target, RowOp::Clear);
+            }
+            CopyPlan::Rows(_) => {}
         }
         self.batch.tables.push(table.state(false));
         if table.chunks_left.load(Ordering::SeqCst) > 1 {
@@ -187,7 +208,7 @@ impl Worker<'_> {
 
     fn is_full(&self) -> bool {
         self.batch.bytes.len() >= BATCH_BYTES_MAX
-            || self.batch.events.len() + self.batch.tables.len() >= BATCH_EVENTS_MAX
+            || self.batch.len() + self.batch.tables.len() >= BATCH_EVENTS_MAX
     }
 
     async fn flush(&mut self) -> Result<()> {

@@ -9,6 +9,7 @@ use tokio_postgres::types::Oid;
 use super::client::{Client, classify};
 use super::pgoutput::{Relation, RelationColumn, ReplicaIdentity};
 use crate::error::Result;
+use crate::route::filter::{Collation, EnumLabels, TableFacts};
 use crate::route::value::{TypeCatalog, TypeRow};
 
 /// Ordinary and partitioned tables that are no partitions themselves, outside of the system's and
@@ -175,6 +176,85 @@ pub async fn types(client: &Client) -> Result<TypeCatalog> {
     let types: Result<Vec<TypeRow>, _> = rows.iter().map(type_of).collect();
     catalog.extend(types.map_err(classify)?);
     Ok(catalog)
+}
+
+/// Columns of the table $1 as a CREATE TABLE has them.
+const DEFINITIONS: &str = "\
+SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, n.nspname::text, t.typname::text, \
+       CASE WHEN a.attcollation <> t.typcollation THEN \
+         (SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.collname) \
+          FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace cn ON cn.oid = c.collnamespace \
+          WHERE c.oid = a.attcollation) END, \
+       ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = a.atttypid ORDER BY e.enumsortorder) \
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// A column as a CREATE TABLE has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnDefinition {
+    /// Its name.
+    pub name: String,
+    /// Its type with modifiers, with its schema unless that is pg_catalog.
+    pub formatted_type: String,
+    /// Schema and name of its type.
+    pub type_name: (String, String),
+    /// NOT NULL.
+    pub is_not_null: bool,
+    /// Its collation, quoted, where it is not its type's.
+    pub collation: Option<String>,
+    /// The labels of an enum, in their order.
+    pub enum_labels: Vec<String>,
+}
+
+/// The definitions of all columns of the table `oid`.
+///
+/// # Errors
+/// As the connection.
+pub async fn definitions(client: &mut Client, oid: Oid) -> Result<Vec<ColumnDefinition>> {
+    let transaction = client.transaction().await.map_err(classify)?;
+    // So that every type's name has its schema.
+    transaction.batch_execute("SET LOCAL search_path = ''").await.map_err(classify)?;
+    let rows = transaction.query(DEFINITIONS, &[&oid]).await.map_err(classify)?;
+    let column = |row: &tokio_postgres::Row| ColumnDefinition {
+        name: row.get(0),
+        formatted_type: row.get(1),
+        is_not_null: row.get(2),
+        type_name: (row.get(3), row.get(4)),
+        collation: row.get(5),
+        enum_labels: row.get(6),
+    };
+    Ok(rows.iter().map(column).collect())
+}
+
+/// What a filter must know of the table `oid`.
+///
+/// # Errors
+/// As the connection.
+pub async fn facts(client: &Client, oid: Oid) -> Result<TableFacts> {
+    let mut facts = TableFacts::default();
+    for row in client.query(TableFacts::QUERY, &[&oid]).await.map_err(classify)? {
+        let collation = match (row.get(2), row.get(3), row.get(4)) {
+            (Some(namespace), Some(name), Some(is_deterministic)) => {
+                Some(Collation { namespace, name, is_deterministic })
+            }
+            _ => None,
+        };
+        facts.add(row.get(0), row.get(1), collation);
+    }
+    Ok(facts)
+}
+
+/// The labels of all enums of the database.
+///
+/// # Errors
+/// As the connection.
+pub async fn enums(client: &Client) -> Result<EnumLabels> {
+    let mut enums = EnumLabels::default();
+    for row in client.query(EnumLabels::QUERY, &[]).await.map_err(classify)? {
+        enums.insert(row.get(0), row.get(1));
+    }
+    Ok(enums)
 }
 
 fn type_of(row: &tokio_postgres::Row) -> Result<TypeRow, tokio_postgres::Error> {

@@ -293,13 +293,13 @@ fn case_f8_rules_that_do_not_fit_are_all_named_and_refused_at_start() {
 
     // Two exact rules are a fault of the file.
     let walgate = Walgate::new(&source, &hub)
-        .section("[[table]]\nname = \"public.orders\"\n[[table]]\nname = \"public.orders\"\nwhere = \"x\"");
+        .section("[[table]]\nname = \"public.orders\"\n[[table]]\nname = \"public.orders\"\nwhere = \"\"");
     let checked = Checked::of(&walgate);
     assert_eq!(checked.code, Some(2));
     checked.has("faults", "table[1].name", "has a rule already", "").has(
         "faults",
         "table[1].where",
-        "not available",
+        "is empty",
         "",
     );
     assert_eq!(walgate.command(&["run"]).status.code(), Some(2));

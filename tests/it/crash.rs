@@ -57,7 +57,7 @@ impl Mode {
 
 /// Runs until caught up or killed by its failpoint; whether it was.
 #[track_caller]
-fn crashes(walgate: &Walgate) -> bool {
+pub fn crashes(walgate: &Walgate) -> bool {
     let mut running = walgate.start(&["run", "--until-caught-up"]);
     let status = running.wait(STEP_LIMIT);
     let is_abort = status.signal() == Some(SIGABRT);

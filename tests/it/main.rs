@@ -17,5 +17,8 @@ mod copy;
 mod values;
 mod crash;
 mod faults;
+mod replicate;
+mod filters;
 mod check;
 mod demo;
+mod soak;

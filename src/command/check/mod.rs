@@ -6,8 +6,10 @@
 //! whether slot and checkpoint belong together) comes after them. Every step has a deadline of its own; what
 //! was found before one is told. DESIGN sections 3 and 7; issue 3, "What bad input gets".
 
+mod filters;
 mod hub;
 mod publication;
+mod replica;
 pub mod report;
 mod rules;
 mod source;
@@ -22,6 +24,8 @@ use crate::config::{Config, ConfigError, SnapshotMode};
 use crate::pipeline::guard::{self, Start};
 use crate::pipeline::{Pipeline, start};
 use crate::sink::checkpoint::Stored;
+use crate::wal::client::connect;
+use crate::wal::slot;
 pub use publication::create as create_publication;
 use report::Report;
 use source::SourceView;
@@ -63,29 +67,58 @@ pub fn load(path: &Path, json: bool) -> Result<Config, Failure> {
 /// [`Failure::Found`] when there are faults.
 pub async fn run(config: Config, json: bool) -> Result<(), Failure> {
     let report = Report::default();
-    let pipeline = Pipeline::of_hub(Arc::new(config), false)?;
-    examine(&pipeline, &report).await;
+    let pipelines = Pipeline::all(&Arc::new(config), false)?;
+    if pipelines.is_empty() {
+        report.warning(
+            "table",
+            "no rule sends anything anywhere",
+            "write a rule with mode = \"event\", or a [[replica]] and a rule with mode = \"replicate\"",
+        );
+    }
+    let admin = async {
+        if let Some(first) = pipelines.first() {
+            within("admin.listen", SIDE_TIME_MAX, &report, admin_port(first, &report)).await;
+        }
+    };
+    let all = futures_util::future::join_all(pipelines.iter().map(|pipeline| examine(pipeline, &report)));
+    tokio::join!(admin, all);
     report.print(json);
     if report.has_faults() { Err(Failure::Found) } else { Ok(()) }
 }
 
 async fn examine(pipeline: &Pipeline, report: &Report) {
     let source = within("source.url", SIDE_TIME_MAX, report, source::examine(pipeline, report));
-    let hub = within("hub", SIDE_TIME_MAX, report, hub::examine(pipeline, report));
-    let (source, hub) = tokio::join!(source, hub);
-    let (mut source, hub) = (source.flatten(), hub.flatten());
-    admin_port(pipeline, source.as_ref(), report).await;
-    let Some(source) = &mut source else { return };
-    let stored = hub.as_ref().map(|hub| hub.stored.clone());
-    let agreement = agreement(pipeline, source, stored.as_ref(), report);
-    let topics = async {
-        if let Some(hub) = hub {
-            hub::topics(pipeline, hub, source, report).await;
+    match &pipeline.replica {
+        None => {
+            let hub = within("hub", SIDE_TIME_MAX, report, hub::examine(pipeline, report));
+            let (source, hub) = tokio::join!(source, hub);
+            let (Some(source), hub) = (source.flatten(), hub.flatten()) else { return };
+            let stored = hub.as_ref().map(|hub| hub.stored.clone());
+            let topics = async {
+                if let Some(hub) = hub {
+                    hub::topics(pipeline, hub, &source, report).await;
+                }
+            };
+            let agreement = agreement(pipeline, &source, stored.as_ref(), report);
+            let agreement = within("source.slot", BOTH_TIME_MAX, report, agreement);
+            tokio::join!(agreement, within("hub", BOTH_TIME_MAX, report, topics));
         }
-    };
-    let agreement = within("source.slot", BOTH_TIME_MAX, report, agreement);
-    let topics = within("hub", BOTH_TIME_MAX, report, topics);
-    tokio::join!(agreement, topics);
+        Some(replica) => {
+            let key = format!("{}.url", replica.key_path);
+            let found = within(&key, SIDE_TIME_MAX, report, replica::examine(pipeline, replica, report));
+            let (source, found) = tokio::join!(source, found);
+            let (Some(source), found) = (source.flatten(), found.flatten()) else { return };
+            let stored = found.as_ref().map(|found| found.stored.clone());
+            let tables = async {
+                if let Some(found) = &found {
+                    replica::tables(replica, found, &source, report).await;
+                }
+            };
+            let agreement = agreement(pipeline, &source, stored.as_ref(), report);
+            let agreement = within("source.slot", BOTH_TIME_MAX, report, agreement);
+            tokio::join!(agreement, within(&key, BOTH_TIME_MAX, report, tables));
+        }
+    }
 }
 
 /// `step`, or a fault when it takes too long.
@@ -131,10 +164,15 @@ async fn agreement(pipeline: &Pipeline, source: &SourceView, stored: Option<&Sto
     source::free_slots(source, needs_copy, report);
 }
 
-async fn admin_port(pipeline: &Pipeline, source: Option<&SourceView>, report: &Report) {
+async fn admin_port(pipeline: &Pipeline, report: &Report) {
     let Some(listen) = pipeline.config.admin.listen else { return };
     let Err(error) = tokio::net::TcpListener::bind(listen).await else { return };
-    let is_running = source.and_then(|source| source.slot.as_ref()).is_some_and(|slot| slot.is_active);
+    let is_running = match connect(&pipeline.url, "walgate check").await {
+        Ok(client) => {
+            slot::state(&client, &pipeline.slot).await.ok().flatten().is_some_and(|slot| slot.is_active)
+        }
+        Err(_) => false,
+    };
     let message = format!("{listen} cannot be listened on: {error}");
     let remedy = "set admin.listen to another port, to port 0, or to \"off\"";
     if is_running {

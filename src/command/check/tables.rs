@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::filters;
 use super::report::{Report, Severity};
 use super::rules;
 use super::source::SourceView;
@@ -144,7 +145,7 @@ async fn generated_and_topics(
     for row in view.client.query(GENERATED, &[&oids]).await.map_err(classify)? {
         generated.entry(row.get(0)).or_default().push(row.get(1));
     }
-    let fitting: Vec<MatchedTable> = taken
+    let mut fitting: Vec<MatchedTable> = taken
         .iter()
         .filter(|matched| {
             rules::examine(matched, generated.get(&matched.table.oid).map_or(&[], Vec::as_slice), report)
@@ -152,7 +153,15 @@ async fn generated_and_topics(
         .cloned()
         .collect();
     let types = catalog::types(&view.client).await?;
-    let found = tables::topics_of(pipeline, &types, &Labels::default(), &fitting);
+    let enums = filters::examine(view, &types, &mut fitting, report).await?;
+    fitting.retain(|matched| !is_reported(report, &rule_name(&matched.table)));
+    if pipeline.replica.is_some() {
+        if let Err(error) = tables::fit(pipeline, (&types, &enums), &fitting) {
+            report.error("table", &error, "");
+        }
+        return Ok(());
+    }
+    let found = tables::topics_of(pipeline, (&types, &enums), &Labels::default(), &fitting);
     for (oid, error) in &found.errors {
         let about: Vec<String> = names(fitting.iter().filter(|one| one.table.oid == *oid));
         report.add_about(

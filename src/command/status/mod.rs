@@ -24,7 +24,7 @@ use crate::pipeline::guard;
 use crate::pipeline::start::{blocking, rule_of};
 use crate::pipeline::status::{CopyProgress, PipelineStatus, State};
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, Stored};
-use crate::sink::hub;
+use crate::sink::destination;
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, connect};
 use crate::wal::lock::{self, Holder};
@@ -74,6 +74,7 @@ struct PipelineReport {
     lag_seconds: Option<f64>,
     in_flight_bytes: Option<u64>,
     events: Option<u64>,
+    rows_applied: Option<u64>,
     restarts: Option<u64>,
     /// The copy that runs in the process at hand.
     snapshot: Option<CopyProgress>,
@@ -103,16 +104,16 @@ enum Process {
 /// # Errors
 /// When the source cannot be reached; what is known without it is printed all the same.
 pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
-    let pipeline = Pipeline::of_hub(Arc::new(config), false)?;
+    let pipelines = Pipeline::all(&Arc::new(config), false)?;
     if !arguments.watch {
-        let (report, error) = gather(&pipeline).await;
+        let (report, error) = gather(&pipelines).await;
         print(&report, arguments);
         return error.map_or(Ok(()), |error| Err(error.into()));
     }
     loop {
         let shown = tokio::select! {
             _ = tokio::signal::ctrl_c() => return Ok(()),
-            (report, error) = gather(&pipeline) => {
+            (report, error) = gather(&pipelines) => {
                 let shown = print(&report, arguments);
                 if let Some(error) = error {
                     eprintln!("{}", Failure::Error(error));
@@ -153,19 +154,30 @@ struct SourceSide {
     tables: Vec<SourceTable>,
 }
 
-async fn gather(pipeline: &Pipeline) -> (Report, Option<Error>) {
-    let own = pipeline.status.read();
-    let (process, source, hub) =
-        tokio::join!(local::ask(pipeline.config.admin.listen, &own), ask_source(pipeline), ask_hub(pipeline));
-    let (source, error) = match source {
-        Ok(source) => (Some(source), None),
-        Err(error) => (None, Some(error.context("the source cannot be asked"))),
-    };
-    let orphaned_slots = source.as_ref().map_or_else(Vec::new, |source| {
-        source.slots.iter().filter(|slot| slot.name != pipeline.slot).cloned().collect()
-    });
-    let report = describe(pipeline, process, source.as_ref(), hub);
-    (Report { pipelines: vec![report], orphaned_slots }, error)
+async fn gather(pipelines: &[Pipeline]) -> (Report, Option<Error>) {
+    let mut reports = Vec::with_capacity(pipelines.len());
+    let (mut orphaned_slots, mut first_error) = (Vec::new(), None);
+    for pipeline in pipelines {
+        let own = pipeline.status.read();
+        let (process, source, stored) = tokio::join!(
+            local::ask(pipeline.config.admin.listen, &own),
+            ask_source(pipeline),
+            ask_destination(pipeline)
+        );
+        let source = match source {
+            Ok(source) => Some(source),
+            Err(error) => {
+                first_error.get_or_insert(error.context("the source cannot be asked"));
+                None
+            }
+        };
+        if let Some(source) = &source {
+            let is_owned = |slot: &&SlotState| pipelines.iter().any(|pipeline| pipeline.slot == slot.name);
+            orphaned_slots = source.slots.iter().filter(|slot| !is_owned(slot)).cloned().collect();
+        }
+        reports.push(describe(pipeline, process, source.as_ref(), stored));
+    }
+    (Report { pipelines: reports, orphaned_slots }, first_error)
 }
 
 async fn ask_source(pipeline: &Pipeline) -> Result<SourceSide> {
@@ -189,12 +201,13 @@ async fn tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<SourceTable>
     Ok(tables)
 }
 
-async fn ask_hub(pipeline: &Pipeline) -> Result<Stored, String> {
-    let (hub, name) = (pipeline.config.hub.clone(), pipeline.name());
-    let peek = blocking(move || hub::peek(&hub, &name));
+async fn ask_destination(pipeline: &Pipeline) -> Result<Stored, String> {
+    let address = pipeline.address().map_err(|error| with_remedy(&error))?;
+    let name = pipeline.name();
+    let peek = blocking(move || destination::peek(&address, &name));
     match tokio::time::timeout(HUB_TIME_MAX, peek).await {
         Ok(stored) => stored.map_err(|error| with_remedy(&error)),
-        Err(_) => Err(format!("the hub has not answered within {} s", HUB_TIME_MAX.as_secs())),
+        Err(_) => Err(format!("it has not answered within {} s", HUB_TIME_MAX.as_secs())),
     }
 }
 
@@ -257,6 +270,7 @@ fn describe(
             .map(|p| p.lag_seconds),
         in_flight_bytes: process.as_ref().map(|process| process.in_flight_bytes),
         events: process.as_ref().map(|process| process.events),
+        rows_applied: process.as_ref().map(|process| process.rows_applied),
         restarts: process.as_ref().map(|process| process.restarts),
         snapshot: process.as_ref().and_then(|process| process.snapshot.clone()),
         tables: source.map(|source| source.tables.len()),

@@ -35,6 +35,8 @@ pub(super) struct Destination<'w> {
     stored: String,
     /// Accepted, and lost in a crash.
     accepted: VecDeque<Batch>,
+    /// The safe LSN of a destination that stores only whole source transactions.
+    whole_safe_lsn: Lsn,
 }
 
 impl<'w> Destination<'w> {
@@ -45,6 +47,7 @@ impl<'w> Destination<'w> {
             published: Vec::new(),
             stored: serde_json::to_string(checkpoint).expect("plain data"),
             accepted: VecDeque::new(),
+            whole_safe_lsn: checkpoint.safe_lsn,
         }
     }
 
@@ -62,6 +65,7 @@ impl<'w> Destination<'w> {
 
     pub(super) fn crash(&mut self) {
         self.accepted.clear();
+        self.whole_safe_lsn = self.checkpoint().safe_lsn;
     }
 
     /// Makes the oldest `count` batches durable, in one transaction; returns them.
@@ -81,6 +85,8 @@ impl<'w> Destination<'w> {
             assert!(batch.progress.safe_lsn >= checkpoint.safe_lsn, "safe_lsn went back");
             assert!(batch.progress.position >= checkpoint.position(), "the position went back");
             checkpoint.advance(&batch.progress);
+            self.whole_safe_lsn = batch.rows.whole.map_or(self.whole_safe_lsn, |(_, whole)| whole.safe_lsn);
+            assert_eq!(self.whole_safe_lsn, checkpoint.safe_lsn, "whole transactions make less safe");
             self.fits(checkpoint.position(), checkpoint.safe_lsn);
         }
         self.stored = serde_json::to_string(&checkpoint).expect("plain data");

@@ -13,7 +13,7 @@ use super::tables;
 use super::wal::Wal;
 use super::walsender::Walsender;
 use crate::ack::Ledger;
-use crate::config::{Mode, TableRule, choose};
+use crate::config::{Destination, TableRule, choose};
 use crate::lsn::Lsn;
 use crate::pipeline::cadence::{self, Cadence, IDLE_CHECKPOINT_TIME, Moment};
 use crate::pipeline::guard::FirstTransaction;
@@ -21,7 +21,9 @@ use crate::pipeline::pump::{Pump, PumpSettings, Pumped};
 use crate::pipeline::status::SharedStatus;
 use crate::route::Route;
 use crate::route::batch::{Batch, Labels};
+use crate::route::filter::{EnumLabels, TableFacts};
 use crate::route::plan::{PlanContext, TablePlan};
+use crate::route::row::Targets;
 use crate::route::template::TopicTemplate;
 use crate::route::value::TypeCatalog;
 use crate::sink::checkpoint::Checkpoint;
@@ -65,6 +67,7 @@ impl<'w> Session<'w> {
             source_name: "shop".into(),
             slot: SLOT.into(),
             topic: TopicTemplate::default(),
+            takes_messages: true,
             bigint_as_string: false,
         };
         let first = FirstTransaction::expected(checkpoint, confirmed, true);
@@ -97,6 +100,7 @@ impl<'w> Session<'w> {
                 Pumped::Full => break true,
                 Pumped::Dry => break false,
                 Pumped::Relation(relation) => self.install(relation),
+                Pumped::Resync(_) | Pumped::ResyncDue => {}
                 Pumped::Truncate(truncate) => {
                     let is_taken = |oid: &u32| self.pump.plan(*oid).is_some();
                     let count = |oid| if is_taken(oid) { tables::partitions(*oid) } else { 0 };
@@ -113,17 +117,19 @@ impl<'w> Session<'w> {
 
     fn install(&mut self, relation: Relation) {
         let rules = RULES.get_or_init(tables::rules);
-        let rule = choose(rules, &relation.namespace, &relation.name).filter(|rule| rule.mode == Mode::Event);
+        let rule = choose(rules, Destination::Hub, &relation.namespace, &relation.name);
         let Some(rule) = rule else { return self.pump.install(relation, Some(Route::Off)) };
         let context = PlanContext {
             source_name: "shop",
             types: TYPES.get_or_init(TypeCatalog::builtin),
             labels: &self.labels,
+            enums: &EnumLabels::default(),
             topic: &TopicTemplate::default(),
         };
         let copied_at = if relation.oid == tables::LINES { self.wal.copied_at } else { Lsn::ZERO };
         let primary_key = tables::primary_key(relation.oid);
-        let plan = TablePlan::compile(&context, &relation, rule, &primary_key, copied_at);
+        let plan =
+            TablePlan::compile(&context, &relation, rule, &primary_key, &TableFacts::default(), copied_at);
         self.pump.install(relation, Some(Route::Events(Box::new(plan.expect("a rule that fits")))));
     }
 
@@ -163,7 +169,7 @@ impl<'w> Session<'w> {
     pub(super) fn settle_one(&mut self) {
         let Some((sequence, safe_lsn)) = self.receipts.pop_front() else { return };
         self.ledger.settle(sequence, safe_lsn);
-        self.pump.count_published(&self.labels, &SharedStatus::default());
+        self.pump.count_delivered(&self.labels, &Targets::default(), &SharedStatus::default());
         if self.cadence.settled(&self.pump, &self.ledger) {
             self.send_status();
         }

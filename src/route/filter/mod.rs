@@ -32,7 +32,7 @@ pub use error::{EvalError, FilterError};
 pub use facts::{Collation, EnumLabels, TableFacts};
 
 use self::bind::{Binder, Operand};
-use self::node::{Node, Stop, truth};
+use self::node::{Node, Row, Stop, truth};
 use self::server::ServerColumn;
 use self::types::Type;
 use crate::route::value::TypeCatalog;
@@ -150,7 +150,7 @@ impl Filter {
         &self.columns
     }
 
-    /// Evaluates it on a row, whose cells are those of the relation's columns.
+    /// Evaluates it on a new row, whose cells are those of the relation's columns. What was not sent is TOASTed.
     ///
     /// # Errors
     /// What PostgreSQL would raise for the row, or a text that is not what its type prints.
@@ -158,6 +158,21 @@ impl Filter {
     /// # Panics
     /// For [`Evaluator::Server`]: such a filter has nothing to evaluate here.
     pub fn evaluate(&self, cells: &[Value<'_>]) -> Result<Verdict, EvalError> {
+        self.evaluate_row(Row { values: cells, is_old: false })
+    }
+
+    /// Evaluates it on an old row, as far as it was sent: what was not may be anything, also NULL.
+    ///
+    /// # Errors
+    /// As [`Filter::evaluate`].
+    ///
+    /// # Panics
+    /// As [`Filter::evaluate`].
+    pub fn evaluate_old(&self, cells: &[Value<'_>]) -> Result<Verdict, EvalError> {
+        self.evaluate_row(Row { values: cells, is_old: true })
+    }
+
+    fn evaluate_row(&self, cells: Row<'_, '_>) -> Result<Verdict, EvalError> {
         let Body::Own(node) = &self.body else { panic!("the filter is evaluated by the server") };
         match truth(node, cells) {
             Ok(Some(true)) => Ok(Verdict::Pass),

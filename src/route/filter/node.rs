@@ -133,6 +133,14 @@ pub(super) enum Node {
     },
 }
 
+/// A row to evaluate on.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'c, 'a> {
+    pub values: &'c [Value<'a>],
+    /// Of an old row more is missing than TOASTed values: what was not sent may be NULL.
+    pub is_old: bool,
+}
+
 /// Why there is no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -152,10 +160,10 @@ type Outcome<'a> = Result<Option<Datum<'a>>, Stop>;
 
 impl Node {
     /// Evaluates it on a row.
-    pub(super) fn eval<'a>(&'a self, cells: &[Value<'a>]) -> Outcome<'a> {
+    pub(super) fn eval<'a>(&'a self, cells: Row<'_, 'a>) -> Outcome<'a> {
         match self {
             Node::Const(value) => Ok(value.as_ref().map(Datum::borrow)),
-            Node::Column { at, ty } => match cells.get(*at) {
+            Node::Column { at, ty } => match cells.values.get(*at) {
                 Some(Value::Null) => Ok(None),
                 Some(Value::Text(text)) => Ok(Some(Datum::read(ty, text)?)),
                 Some(Value::Unchanged) => Err(Stop::Unknown(*at)),
@@ -179,11 +187,16 @@ impl Node {
                 Ok(Some(Datum::Bool(same)))
             }
             Node::IsNull(node) => {
-                // What is TOASTed is not NULL, whatever it is.
-                if let Node::Column { at, .. } = node.as_ref()
-                    && matches!(cells.get(*at), Some(Value::Unchanged | Value::Text(_)))
-                {
-                    return Ok(Some(Datum::Bool(false)));
+                if let Node::Column { at, .. } = node.as_ref() {
+                    let is_known = match cells.values.get(*at) {
+                        Some(Value::Text(_)) => true,
+                        // What is TOASTed is not NULL, whatever it is.
+                        Some(Value::Unchanged) => !cells.is_old,
+                        _ => false,
+                    };
+                    if is_known {
+                        return Ok(Some(Datum::Bool(false)));
+                    }
                 }
                 Ok(Some(Datum::Bool(node.eval(cells)?.is_none())))
             }
@@ -303,8 +316,11 @@ impl Node {
         if has_null {
             return Node::Const(None);
         }
-        let folded =
-            if is_constant { self.eval(&[]).map(|value| value.map(Datum::into_owned)) } else { return self };
+        let folded = if is_constant {
+            self.eval(Row { values: &[], is_old: false }).map(|value| value.map(Datum::into_owned))
+        } else {
+            return self;
+        };
         folded.map_or(self, Node::Const)
     }
 
@@ -414,7 +430,7 @@ fn folded_coalesce(nodes: Vec<Node>) -> Node {
 }
 
 /// A condition: true, false or NULL.
-pub(super) fn truth(node: &Node, cells: &[Value<'_>]) -> Result<Option<bool>, Stop> {
+pub(super) fn truth(node: &Node, cells: Row<'_, '_>) -> Result<Option<bool>, Stop> {
     match node.eval(cells)? {
         None => Ok(None),
         Some(Datum::Bool(value)) => Ok(Some(value)),
@@ -424,7 +440,7 @@ pub(super) fn truth(node: &Node, cells: &[Value<'_>]) -> Result<Option<bool>, St
 
 /// AND where `decides` is false, OR where it is true: one such value decides, else an unknown cell or a
 /// NULL leaves it open.
-fn junction<'a>(nodes: &[Node], cells: &[Value<'_>], decides: bool) -> Outcome<'a> {
+fn junction<'a>(nodes: &[Node], cells: Row<'_, '_>, decides: bool) -> Outcome<'a> {
     let mut has_null = false;
     let mut unknown = None;
     for node in nodes {
@@ -447,7 +463,7 @@ fn junction<'a>(nodes: &[Node], cells: &[Value<'_>], decides: bool) -> Outcome<'
 }
 
 /// Both sides of a strict operator; none where one is NULL.
-fn both<'a>(sides: &'a [Node; 2], cells: &[Value<'a>]) -> Result<Option<(Datum<'a>, Datum<'a>)>, Stop> {
+fn both<'a>(sides: &'a [Node; 2], cells: Row<'_, 'a>) -> Result<Option<(Datum<'a>, Datum<'a>)>, Stop> {
     let [left, right] = sides;
     let (left, right) = (left.eval(cells)?, right.eval(cells)?);
     Ok(left.zip(right))
@@ -455,7 +471,7 @@ fn both<'a>(sides: &'a [Node; 2], cells: &[Value<'a>]) -> Result<Option<(Datum<'
 
 fn strict<'a>(
     node: &'a Node,
-    cells: &[Value<'a>],
+    cells: Row<'_, 'a>,
     apply: impl FnOnce(Datum<'a>) -> Result<Datum<'a>, EvalError>,
 ) -> Outcome<'a> {
     match node.eval(cells)? {
@@ -465,13 +481,7 @@ fn strict<'a>(
 }
 
 /// "Row and Array Comparisons": an empty array decides even where the left side is NULL.
-fn any<'a>(
-    op: CompareOp,
-    by: &Order,
-    is_all: bool,
-    sides: &'a [Node; 2],
-    cells: &[Value<'a>],
-) -> Outcome<'a> {
+fn any<'a>(op: CompareOp, by: &Order, is_all: bool, sides: &'a [Node; 2], cells: Row<'_, 'a>) -> Outcome<'a> {
     let [left, array] = sides;
     let left = left.eval(cells)?;
     // The usual list is a constant, which is not copied.

@@ -166,6 +166,14 @@ impl TypeCatalog {
         self.names.get(&oid).map(String::as_str)
     }
 
+    /// The type's schema and name; none when it has not been read.
+    pub fn qualified_name(&self, oid: u32) -> Option<(String, String)> {
+        match self.rows.get(&oid) {
+            Some(row) => Some((row.namespace.clone(), row.name.clone())),
+            None => Some(("pg_catalog".to_owned(), self.names.get(&oid)?.clone())),
+        }
+    }
+
     /// The row of a type that a server told of.
     pub fn row(&self, oid: u32) -> Option<&TypeRow> {
         self.rows.get(&oid)

@@ -23,8 +23,17 @@ use crate::error::{Error, Result};
 use crate::route::batch::Batch;
 use crate::route::row::{Cell, RowChange, RowOp, Target, Targets};
 use crate::wal::client::{Client, classify};
+use crate::wal::sql::quote_qualified;
+use crate::wal::sqlstate::sqlstate_of;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET CONSTRAINTS ALL DEFERRED; ";
+/// The sequences that belong to columns of tables.
+const SEQUENCES: &str = "SELECT DISTINCT n.nspname::text, s.relname::text \
+    FROM pg_catalog.unnest($1::text[]) AS u (name) JOIN pg_catalog.pg_depend d \
+    ON d.refobjid = u.name::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+    AND d.classid = d.refclassid AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') \
+    JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S' \
+    JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace";
 /// So many single rows are on their way at a time.
 const AHEAD_ROWS_MAX: usize = 256;
 
@@ -65,6 +74,11 @@ impl Trouble {
 /// SQLSTATEs that speak of the rows: cardinality, data, integrity, triggered actions, WITH CHECK OPTION, RAISE.
 pub(super) fn is_about_data(code: &str) -> bool {
     ["21", "22", "23", "27", "44", "P0"].iter().any(|class| code.starts_with(class))
+}
+
+/// SQLSTATEs that speak of tables, columns, types and indexes: a plan that does not fit any more, and all of class 42.
+fn is_about_definitions(code: &str) -> bool {
+    code == "0A000" || code.starts_with("42")
 }
 
 /// A prepared statement, and what its parameters are.
@@ -119,7 +133,8 @@ impl Applier {
         }
     }
 
-    /// Applies these changes of the batch in the open transaction, or in one that `begins`.
+    /// Applies these changes of the batch in the open transaction, or in one that `begins`. After an error there is no
+    /// transaction to go on with.
     pub async fn apply(
         &mut self,
         client: &Client,
@@ -128,6 +143,42 @@ impl Applier {
         begins: bool,
     ) -> Result<()> {
         let changes = batch.rows.changes.get(range).expect("a part of the batch's changes");
+        match self.apply_known(client, batch, changes, begins).await {
+            Err(error) if sqlstate_of(&error).is_some_and(is_about_definitions) => {
+                Err(self.judge(client, changes, error).await)
+            }
+            done => done,
+        }
+    }
+
+    /// A statement does not fit to a table: if the table is not what it was when it was looked up, what is wrong with it
+    /// now, or nothing, so that the next attempt goes by what it is. Else the error stands: it would come again.
+    async fn judge(&mut self, client: &Client, changes: &[RowChange], error: Error) -> Error {
+        let before = std::mem::take(&mut self.tables);
+        self.tables.resize(before.len(), None);
+        self.statements.clear();
+        if client.batch_execute("ROLLBACK").await.is_err() {
+            return error;
+        }
+        let now = match self.know(client, changes).await {
+            Ok(now) => now,
+            Err(found) => return found,
+        };
+        let has_changed = |(now, before): (&Option<Arc<Table>>, &Option<Arc<Table>>)| matches!((now, before), (Some(now), Some(before)) if now != before);
+        if now.iter().zip(&before).any(has_changed) {
+            return Error::transient(format!("a table was changed on the replica {}", self.replica))
+                .with_source(error);
+        }
+        error
+    }
+
+    async fn apply_known(
+        &mut self,
+        client: &Client,
+        batch: &Batch,
+        changes: &[RowChange],
+        begins: bool,
+    ) -> Result<()> {
         let tables = self.know(client, changes).await?;
         let mut cells = Cells::new(&batch.bytes, &batch.rows.cells);
         let is_plain = changes.len() == 1 || changes.iter().all(is_barrier);
@@ -224,7 +275,8 @@ impl Applier {
                 }
                 RowOp::Clear => {
                     let table = self.table(change.target.index());
-                    client.batch_execute(&format!("DELETE FROM {}", table.name)).await?;
+                    let cleared = client.batch_execute(&format!("DELETE FROM {}", table.name)).await;
+                    cleared.map_err(|error| Trouble::Failed(refused_clear(&table, &self.replica, error)))?;
                 }
                 RowOp::Copied { lines, .. } => {
                     let lines = batch.part(lines);
@@ -258,17 +310,48 @@ impl Applier {
         names.sort();
         names.dedup();
         let identity = if restart_identity { "RESTART" } else { "CONTINUE" };
-        let sql = format!("TRUNCATE {} {identity} IDENTITY", names.join(", "));
-        client.batch_execute(&sql).await.map_err(|error| {
-            let is_referenced = error.code().is_some_and(|code| code.code() == "0A000");
-            let error = classify(error).context(format_args!("TRUNCATE {} on the replica {}", names.join(", "), self.replica));
-            Trouble::Failed(match is_referenced {
-                true => error.with_hint(
-                    "a table that is not replicated, or was not truncated on the source, refers to it there: drop that foreign key",
-                ),
-                false => error,
-            })
-        })
+        let truncate = format!("TRUNCATE {} {identity} IDENTITY", names.join(", "));
+        let sql = match self.has_replica_role {
+            true => {
+                format!("SAVEPOINT walgate_truncate; {truncate}; RELEASE SAVEPOINT walgate_truncate")
+            }
+            false => truncate,
+        };
+        let Err(error) = client.batch_execute(&sql).await else { return Ok(()) };
+        let is_referenced = error.code().is_some_and(|code| code.code() == "0A000");
+        let doing = format!("TRUNCATE {} on the replica {}", names.join(", "), self.replica);
+        if is_referenced && self.has_replica_role {
+            let emptied = self.empty(client, &names, restart_identity).await;
+            return emptied.map_err(|error| Trouble::Failed(classify(error).context(doing)));
+        }
+        let error = classify(error).context(doing);
+        Err(Trouble::Failed(match is_referenced {
+            true => error.with_hint(
+                "a table that is not replicated, or was not truncated on the source, refers to it there: drop that foreign key",
+            ),
+            false => error,
+        }))
+    }
+
+    /// TRUNCATE of tables that others refer to, which the server refuses although the session checks no foreign keys.
+    async fn empty(
+        &self,
+        client: &Client,
+        names: &[String],
+        restart_identity: bool,
+    ) -> Result<(), tokio_postgres::Error> {
+        let mut sql = "ROLLBACK TO SAVEPOINT walgate_truncate; RELEASE SAVEPOINT walgate_truncate".to_owned();
+        for name in names {
+            sql.push_str(&format!("; DELETE FROM {name}"));
+        }
+        client.batch_execute(&sql).await?;
+        if restart_identity {
+            for row in client.query(SEQUENCES, &[&names]).await? {
+                let name = quote_qualified(row.get(0), row.get(1));
+                client.batch_execute(&format!("ALTER SEQUENCE {name} RESTART")).await?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn prepared(
@@ -296,12 +379,35 @@ impl Applier {
     }
 }
 
+/// The rows of an earlier attempt to copy a table cannot go.
+fn refused_clear(table: &Table, replica: &str, error: tokio_postgres::Error) -> Error {
+    let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
+    let error = classify(error);
+    if !is_about_data(&code) {
+        return error;
+    }
+    let hint = match code.as_str() {
+        "23503" => format!(
+            "rows of the replica refer to {}: delete them, drop the foreign key, or GRANT SET ON PARAMETER session_replication_role TO the replica's role (PostgreSQL 15)",
+            table.name
+        ),
+        _ => format!("a trigger of {} keeps the rows: disable it, or TRUNCATE {}", table.name, table.name),
+    };
+    Error::definite(format!(
+        "emptying {} on the replica {replica}, to copy {} anew: it is refused",
+        table.name, table.target.relation
+    ))
+    .with_source(error)
+    .with_hint(hint)
+}
+
 /// What concerns more than one row.
 fn is_barrier(change: &RowChange) -> bool {
     matches!(change.op, RowOp::Truncate { .. } | RowOp::Clear | RowOp::Copied { .. })
 }
 
-/// The order in which changes are applied: those of a table that folds gather, until one comes that cannot.
+/// The order in which changes are applied: those of a table that folds gather, until one comes that cannot, or one by
+/// another definition of the same table.
 fn plan<'a>(
     tables: &'a [Option<Arc<Table>>],
     cells: &mut Cells<'a>,
@@ -309,12 +415,22 @@ fn plan<'a>(
 ) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     let mut folds: Vec<Option<Fold<'a>>> = tables.iter().map(|_| None).collect();
+    // By which definition a table of the replica was changed last.
+    let mut definitions: HashMap<&str, usize> = HashMap::new();
+    let mut last = None;
     for change in changes {
         let index = change.target.index();
         let table = tables.get(index).and_then(Option::as_ref).expect("looked up before");
         let is_barrier = is_barrier(change);
         if is_barrier {
             close_all(&mut folds, &mut steps);
+        }
+        if last.replace(index) != Some(index)
+            && let Some(other) = definitions.insert(&table.name, index)
+            && other != index
+            && let Some(fold) = folds.get_mut(other)
+        {
+            close(other, fold, &mut steps);
         }
         let place = folds.get_mut(index).expect("as many as tables");
         if is_barrier || table.is_ordered || !folds_alone(table, cells, change) {

@@ -8,15 +8,19 @@
 use tokio_postgres::SimpleQueryMessage;
 
 use super::params::Cells;
-use super::table::Table;
+use super::table::{Table, equalities};
 use crate::error::{Error, Result};
 use crate::route::row::Cell;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::sql::{quote_ident, quote_literal, quote_qualified};
+use crate::wal::sqlstate::sqlstate_of;
 use crate::wal::url::ConnectUrl;
 
 const NAME: &str = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+
+/// No such operator.
+const UNDEFINED_FUNCTION: &str = "42883";
 
 /// The source, for look-ups.
 pub(super) struct Source {
@@ -74,9 +78,25 @@ impl Source {
             return Ok(filled);
         };
         let name = quote_qualified(name.get(0), name.get(1));
-        let query = query(cells, table, &name, rows, wanted);
+        let target = &table.target;
+        let types: Vec<u32> = target
+            .key
+            .iter()
+            .filter_map(|at| target.columns.get(*at))
+            .map(|column| column.type_oid)
+            .collect();
+        let operators = equalities(client, &types).await?;
         // Not by parameters: only so every value comes in its type's own text form, as in the stream.
-        for message in client.simple_query(&query).await.map_err(classify)? {
+        let by_value = query(cells, table, &name, rows, wanted, Some(&operators));
+        let found = match client.simple_query(&by_value).await.map_err(classify) {
+            // The type has no equality, or not for us to find: it has a text, which is that of the stream.
+            Err(error) if sqlstate_of(&error) == Some(UNDEFINED_FUNCTION) => {
+                let by_text = query(cells, table, &name, rows, wanted, None);
+                client.simple_query(&by_text).await.map_err(classify)
+            }
+            found => found,
+        };
+        for message in found? {
             let SimpleQueryMessage::Row(found) = message else { continue };
             let number = found.get(0).and_then(|number| number.parse::<usize>().ok()).unwrap_or_default();
             let Some((row, place)) =
@@ -95,7 +115,15 @@ impl Source {
     }
 }
 
-fn query(cells: &Cells<'_>, table: &Table, name: &str, rows: &[usize], wanted: &[usize]) -> String {
+/// Compares keys by the types' operators for equality, or by their texts.
+fn query(
+    cells: &Cells<'_>,
+    table: &Table,
+    name: &str,
+    rows: &[usize],
+    wanted: &[usize],
+    operators: Option<&[String]>,
+) -> String {
     let target = &table.target;
     let column = |at: &usize| target.columns.get(*at).expect("an index of the target's columns");
     let values = wanted.iter().map(|at| format!(", t.{}", quote_ident(&column(at).name)));
@@ -113,8 +141,13 @@ fn query(cells: &Cells<'_>, table: &Table, name: &str, rows: &[usize], wanted: &
     let names: Vec<String> = (0..target.key.len()).map(|number| format!("c{number}")).collect();
     let equal = target.key.iter().enumerate().map(|(number, at)| {
         let column = column(at);
-        let (schema, name) = &column.type_name;
-        format!("t.{} = u.c{number}::{}", quote_ident(&column.name), quote_qualified(schema, name))
+        let name = quote_ident(&column.name);
+        let Some(operators) = operators else {
+            return format!("t.{name}::text COLLATE \"C\" OPERATOR(pg_catalog.=) u.c{number}");
+        };
+        let operator = operators.get(number).map_or("=", String::as_str);
+        let (schema, of_type) = &column.type_name;
+        format!("t.{name} {operator} u.c{number}::{}", quote_qualified(schema, of_type))
     });
     format!(
         "SELECT u.number{} FROM unnest({}) WITH ORDINALITY AS u ({}, number) JOIN {name} AS t ON {}",

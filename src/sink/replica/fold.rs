@@ -19,7 +19,7 @@ use crate::route::row::{Cell, RowChange, RowOp};
 /// What is left to do with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Net {
-    /// It came and went.
+    /// It came and went: a row that is there is not the source's.
     Nothing,
     /// It is new.
     Insert,

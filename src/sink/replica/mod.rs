@@ -18,6 +18,7 @@
 
 mod session;
 mod record;
+mod schema;
 mod table;
 mod statements;
 mod params;
@@ -30,6 +31,7 @@ mod fetch;
 mod conflict;
 
 pub use conflict::{CONFLICTS_TOTAL, ConflictKind, OnConflict};
+pub use schema::Wanted;
 pub use session::{ReplicaSession, forget, peek};
 
 use std::collections::VecDeque;

@@ -7,8 +7,8 @@
 //! hears of it, because a start takes its epoch by a synchronous commit before it reads, and a running process gives
 //! receipts only after one.
 
-use tokio_postgres::Statement;
 use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Statement, Transaction};
 
 use super::ReplicaSettings;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::wal::client::{Client, classify};
 
 const READ: &str = "SELECT v, system_identifier, timeline, database_oid, slot, options, phase, commit_lsn, ordinal, \
     safe_lsn, xid, commit_time FROM walgate.checkpoint WHERE pipeline = $1 AND v IS NOT NULL";
-const READ_TABLES: &str = "SELECT oid, schema_name, table_name, key, copied_at, done, rows FROM walgate.copied_table \
+const READ_TABLES: &str = "SELECT oid, schema_name, table_name, key, copied_at, done, rows, selection FROM walgate.copied_table \
     WHERE pipeline = $1";
 const REPLACE: &str = "UPDATE walgate.checkpoint SET v = $3, system_identifier = $4, timeline = $5, \
     database_oid = $6, slot = $7, options = $8, phase = $9, commit_lsn = $10, ordinal = $11, safe_lsn = $12, \
@@ -26,9 +26,11 @@ const REPLACE: &str = "UPDATE walgate.checkpoint SET v = $3, system_identifier =
     confirmed_at = CASE WHEN $15 THEN pg_catalog.now() ELSE confirmed_at END \
     WHERE pipeline = $1 AND epoch = $2 AND commit_lsn = $16 AND ordinal = $17 AND safe_lsn = $18";
 const ENTER_TABLE: &str = "INSERT INTO walgate.copied_table \
-    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows, selection) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
     ON CONFLICT (pipeline, oid) DO UPDATE SET schema_name = excluded.schema_name, table_name = excluded.table_name, \
-    key = excluded.key, copied_at = excluded.copied_at, done = excluded.done, rows = excluded.rows";
+    key = excluded.key, copied_at = excluded.copied_at, done = excluded.done, rows = excluded.rows, \
+    selection = excluded.selection";
 const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 const FORGET: [&str; 3] = [
     "DELETE FROM walgate.copied_table WHERE pipeline = $1",
@@ -174,6 +176,7 @@ impl Record {
                     &PgLsn::from(table.copied_at.0),
                     &table.done,
                     &signed::<u64, i64>(table.rows)?,
+                    &table.selection,
                 ],
             )
             .await
@@ -219,6 +222,7 @@ pub(super) async fn read_stored(client: &Client, pipeline: &str) -> Result<Store
             copied_at: lsn(row.get(4)),
             done: row.get(5),
             rows: unsigned(row.get::<_, i64>(6))?,
+            selection: row.get(7),
         };
         stored.tables.insert(state.oid, state);
     }
@@ -237,14 +241,28 @@ pub(super) async fn forget_rows(client: &mut Client, pipeline: &str) -> Result<b
         removed = transaction.execute(statement, &[&pipeline]).await.map_err(classify)?;
     }
     if transaction.query_one(IS_UNUSED, &[]).await.map_err(classify)?.get(0) {
-        transaction.batch_execute(DROP_TABLES).await.map_err(classify)?;
-        let empty = transaction.query_opt(SCHEMA_IS_EMPTY, &[]).await.map_err(classify)?;
-        if empty.is_some_and(|row| row.get(0)) {
-            transaction.batch_execute("DROP SCHEMA walgate").await.map_err(classify)?;
+        // The rows go in any case, the tables where the role may: an administrator may have made them.
+        transaction.batch_execute("SAVEPOINT walgate").await.map_err(classify)?;
+        if let Err(error) = drop_tables(&transaction).await {
+            if error.as_db_error().is_none() {
+                return Err(classify(error));
+            }
+            transaction.batch_execute("ROLLBACK TO SAVEPOINT walgate").await.map_err(classify)?;
+            tracing::info!("the tables of the schema walgate stay: {}", classify(error).chain());
         }
     }
     transaction.commit().await.map_err(classify)?;
     Ok(removed > 0)
+}
+
+/// Drops Walgate's own tables, and the schema where nothing else is in it.
+async fn drop_tables(transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    transaction.batch_execute(DROP_TABLES).await?;
+    let empty = transaction.query_opt(SCHEMA_IS_EMPTY, &[]).await?;
+    if empty.is_some_and(|row| row.get(0)) {
+        transaction.batch_execute("DROP SCHEMA walgate").await?;
+    }
+    Ok(())
 }
 
 fn phase_name(phase: Phase) -> &'static str {

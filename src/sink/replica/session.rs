@@ -31,6 +31,10 @@ const SETTINGS: &str = "SET synchronous_commit = off; SET idle_session_timeout =
     SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'; \
     SET array_nulls = on; SET xmloption = content; SET plan_cache_mode = force_generic_plan; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off";
+/// A replica's transaction lasts as long as the source's, whatever limit the role has. Since PostgreSQL 17, therefore not
+/// among the settings that every connection has from its start, as the other limits of time are.
+const NO_TRANSACTION_TIMEOUT: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+    WHERE name = 'transaction_timeout'";
 const REPLICA_ROLE: &str = "SET session_replication_role = replica";
 const IDENTITY: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text, \
     (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())::bigint, \
@@ -186,7 +190,8 @@ pub fn peek(settings: &ReplicaSettings) -> Result<Stored> {
     .map_err(|error| error.context(format_args!("replica {}", settings.name)))
 }
 
-/// Removes what is stored about the pipeline, never a replica's rows; with the last pipeline Walgate's own tables go.
+/// Removes what is stored about the pipeline, never a replica's rows; with the last pipeline Walgate's own tables go,
+/// where the role may drop them.
 /// False: nothing was stored. Blocks.
 ///
 /// # Errors
@@ -255,6 +260,7 @@ fn needs_rights(error: Error, settings: &ReplicaSettings) -> Error {
 /// Sets the session; whether triggers and foreign keys are off.
 async fn set_up(client: &Client) -> Result<bool> {
     client.batch_execute(SETTINGS).await.map_err(classify)?;
+    client.query(NO_TRANSACTION_TIMEOUT, &[]).await.map_err(classify)?;
     match client.batch_execute(REPLICA_ROLE).await.map_err(classify) {
         Ok(()) => Ok(true),
         Err(error) if sqlstate_of(&error) == Some(INSUFFICIENT_PRIVILEGE) => Ok(false),

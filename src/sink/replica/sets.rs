@@ -2,7 +2,7 @@
 //!
 //! Comes in: entries of a fold. Goes out: one statement for each kind and for each set of unchanged columns, sent one
 //! behind the other without waiting in between. Always holds: deletes come first, since what they free may be needed; a row
-//! that should be there and is not ends the attempt, so that it is found row by row.
+//! that should be there and is not, or the other way round, ends the attempt, so that it is found row by row.
 
 use std::sync::Arc;
 
@@ -40,27 +40,45 @@ impl Applier {
             groups.inserts.extend(filled.into_iter().flatten());
         }
         let mut work = Vec::new();
-        for (rows, is_certain) in [(&groups.deletes, true), (&groups.uncertain_deletes, false)] {
-            self.plan_work(client, index, Kind::DeleteSet, Mask::new(), rows, is_certain, &mut work).await?;
+        for (rows, touches) in [
+            (&groups.deletes, Touches::All),
+            (&groups.uncertain_deletes, Touches::Any),
+            (&groups.absent, Touches::None),
+        ] {
+            self.plan_work(client, index, Kind::DeleteSet, Mask::new(), rows, touches, &mut work).await?;
         }
         for (mask, is_certain, rows) in &groups.updates {
-            self.plan_work(client, index, Kind::UpdateSet, mask.clone(), rows, *is_certain, &mut work)
-                .await?;
+            let touches = if *is_certain { Touches::All } else { Touches::Any };
+            self.plan_work(client, index, Kind::UpdateSet, mask.clone(), rows, touches, &mut work).await?;
         }
-        self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &groups.upserts, false, &mut work)
+        self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &groups.upserts, Touches::Any, &mut work)
             .await?;
         let is_copied = groups.inserts.len() >= COPY_ROWS_MIN;
         if !is_copied {
-            self.plan_work(client, index, Kind::InsertSet, Mask::new(), &groups.inserts, false, &mut work)
-                .await?;
+            self.plan_work(
+                client,
+                index,
+                Kind::InsertSet,
+                Mask::new(),
+                &groups.inserts,
+                Touches::Any,
+                &mut work,
+            )
+            .await?;
         }
         let counts = run_all(client, cells, width, &work).await?;
         let mut missing_of = Vec::new();
         for (one, count) in work.iter().zip(counts) {
             let has_missing = count < u64::try_from(one.rows.len()).unwrap_or(u64::MAX);
-            if has_missing && one.is_certain {
+            if has_missing && one.touches == Touches::All {
                 return Err(Trouble::Again(Error::transient(format!(
                     "{} has not all rows that were to change",
+                    table.name
+                ))));
+            }
+            if count > 0 && one.touches == Touches::None {
+                return Err(Trouble::Again(Error::transient(format!(
+                    "{} has rows that were to be new",
                     table.name
                 ))));
             }
@@ -85,12 +103,12 @@ impl Applier {
         kind: Kind,
         mask: Mask,
         rows: &'r [usize],
-        is_certain: bool,
+        touches: Touches,
         work: &mut Vec<Work<'r>>,
     ) -> Result<()> {
         if !rows.is_empty() {
             let prepared = self.prepared(client, index, kind, mask).await?;
-            work.push(Work { prepared, kind, rows, is_certain });
+            work.push(Work { prepared, kind, rows, touches });
         }
         Ok(())
     }
@@ -116,7 +134,7 @@ impl Applier {
         let filled = self.source.fill(cells, &table, &missing).await?;
         let filled: Vec<usize> = filled.into_iter().flatten().collect();
         let mut work = Vec::new();
-        self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &filled, false, &mut work).await?;
+        self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &filled, Touches::Any, &mut work).await?;
         run_all(client, cells, width, &work).await?;
         Ok(())
     }
@@ -127,6 +145,8 @@ impl Applier {
 struct Groups {
     deletes: Vec<usize>,
     uncertain_deletes: Vec<usize>,
+    /// Rows that came and went.
+    absent: Vec<usize>,
     updates: Vec<(Mask, bool, Vec<usize>)>,
     upserts: Vec<usize>,
     inserts: Vec<usize>,
@@ -137,7 +157,7 @@ struct Groups {
 impl Groups {
     fn enter(&mut self, entry: Entry, mask: Mask) {
         let rows = match entry.net {
-            Net::Nothing => return,
+            Net::Nothing => &mut self.absent,
             Net::Delete if entry.is_certain => &mut self.deletes,
             Net::Delete => &mut self.uncertain_deletes,
             Net::Insert if mask.is_empty() => &mut self.inserts,
@@ -162,12 +182,20 @@ impl Groups {
     }
 }
 
+/// How many of its rows a statement must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touches {
+    All,
+    Any,
+    None,
+}
+
 /// A statement about to run.
 struct Work<'r> {
     prepared: Arc<Prepared>,
     kind: Kind,
     rows: &'r [usize],
-    is_certain: bool,
+    touches: Touches,
 }
 
 /// Runs statements, one behind the other without waiting in between; how many rows each one touched.

@@ -20,27 +20,46 @@ SELECT c.oid, c.relkind::text, \
                AND g.tgenabled = ANY (CASE WHEN $3 THEN '{A,R}' ELSE '{A,O}' END::\"char\"[]) \
                AND (g.tgrelid = c.oid OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))), \
        NOT $3 AND EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' \
-               AND (f.conrelid = c.oid OR f.confrelid = c.oid)) \
+               AND (f.conrelid = c.oid OR f.confrelid = c.oid)), \
+       ARRAY(SELECT '\"' || pg_catalog.replace(un.nspname, '\"', '\"\"') || '\".\"' \
+                    || pg_catalog.replace(u.relname, '\"', '\"\"') || '\"' \
+             FROM pg_catalog.pg_class u JOIN pg_catalog.pg_namespace un ON un.oid = u.relnamespace \
+             WHERE u.relkind = 'r' AND u.relpersistence <> 'p' \
+             AND (u.oid = c.oid OR u.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p)) \
+             ORDER BY 1) \
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
 WHERE n.nspname = $1 AND c.relname = $2";
-/// Columns: name, type, whether generated, whether identity ALWAYS, and where the type's equality operator lives,
-/// that of the type under all domains.
-const COLUMNS: &str = "\
-SELECT a.attname::text, tn.nspname::text, t.typname::text, a.attgenerated <> '', a.attidentity = 'a', \
-       (SELECT en.nspname::text FROM pg_catalog.pg_opclass oc \
-        JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree' \
-        JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3 \
-             AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype \
-        JOIN pg_catalog.pg_operator o ON o.oid = ao.amopopr AND o.oprname = '=' \
-        JOIN pg_catalog.pg_namespace en ON en.oid = o.oprnamespace \
-        WHERE oc.opcdefault AND oc.opcintype = base.oid LIMIT 1) \
-FROM pg_catalog.pg_attribute a \
-JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
-JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace \
-CROSS JOIN LATERAL (WITH RECURSIVE chain AS (SELECT t.* UNION ALL \
-        SELECT b.* FROM chain JOIN pg_catalog.pg_type b ON b.oid = chain.typbasetype WHERE chain.typtype = 'd') \
-        SELECT * FROM chain WHERE typtype <> 'd') base \
-WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+/// Where the equality operator of type `t` lives, that of the type under all domains.
+macro_rules! equality_schema {
+    () => {
+        "(SELECT en.nspname::text FROM pg_catalog.pg_opclass oc \
+         JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree' \
+         JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3 \
+              AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype \
+         JOIN pg_catalog.pg_operator o ON o.oid = ao.amopopr AND o.oprname = '=' \
+         JOIN pg_catalog.pg_namespace en ON en.oid = o.oprnamespace \
+         CROSS JOIN LATERAL (WITH RECURSIVE chain AS (SELECT t.* UNION ALL \
+              SELECT b.* FROM chain JOIN pg_catalog.pg_type b ON b.oid = chain.typbasetype WHERE chain.typtype = 'd') \
+              SELECT * FROM chain WHERE typtype <> 'd') base \
+         WHERE oc.opcdefault AND oc.opcintype = base.oid LIMIT 1)"
+    };
+}
+/// Columns: name, type, whether generated, whether identity ALWAYS, and where the type's equality operator lives.
+const COLUMNS: &str = concat!(
+    "SELECT a.attname::text, tn.nspname::text, t.typname::text, a.attgenerated <> '', a.attidentity = 'a', ",
+    equality_schema!(),
+    " FROM pg_catalog.pg_attribute a \
+      JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+      JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace \
+      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped"
+);
+/// $1: types, by OID. Goes out: where the equality operator of each lives, in the same order.
+const EQUALITIES: &str = concat!(
+    "SELECT ",
+    equality_schema!(),
+    " FROM pg_catalog.unnest($1::oid[]) WITH ORDINALITY AS w (oid, number) \
+      LEFT JOIN pg_catalog.pg_type t ON t.oid = w.oid ORDER BY w.number"
+);
 /// The columns of each unique index that ON CONFLICT may name.
 const UNIQUE: &str = "\
 SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = i.indrelid \
@@ -49,7 +68,7 @@ FROM pg_catalog.pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indisva
   AND i.indpred IS NULL AND i.indexprs IS NULL";
 
 /// A column of a target, as it is on the replica.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Column {
     /// Its quoted name.
     pub name: String,
@@ -64,7 +83,7 @@ pub(super) struct Column {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Table {
     /// What the router says of it.
     pub target: Arc<Target>,
@@ -99,6 +118,10 @@ impl Table {
             return Err(Error::definite(format!("{name} on the replica is not a table"))
                 .with_hint(format!("name a table in `to` of the rule for {}", target.relation)));
         }
+        let unlogged: Vec<String> = found.get(4);
+        if !unlogged.is_empty() {
+            return Err(unlogged_table(&target, &unlogged));
+        }
         let (has_row_triggers, has_foreign_keys): (bool, bool) = (found.get(2), found.get(3));
         let rows = client.query(COLUMNS, &[&oid]).await.map_err(classify)?;
         let mut columns = Vec::with_capacity(target.columns.len());
@@ -132,11 +155,19 @@ fn column(row: &Row) -> Column {
         cast: quote_qualified(row.get(1), row.get(2)),
         is_generated: row.get(3),
         is_identity_always: row.get(4),
-        equals: match row.get::<_, Option<&str>>(5) {
-            Some(schema) if schema != "pg_catalog" => format!("OPERATOR({}.=)", quote_ident(schema)),
-            _ => "=".to_owned(),
-        },
+        equals: equals(row.get(5)),
     }
+}
+
+/// The operator for equality that lives there. The search path says nothing about where a type's own one is.
+fn equals(schema: Option<&str>) -> String {
+    schema.map_or_else(|| "=".to_owned(), |schema| format!("OPERATOR({}.=)", quote_ident(schema)))
+}
+
+/// The operators for equality of these types.
+pub(super) async fn equalities(client: &Client, types: &[u32]) -> Result<Vec<String>> {
+    let rows = client.query(EQUALITIES, &[&types]).await.map_err(classify)?;
+    Ok(rows.iter().map(|row| equals(row.get(0))).collect())
 }
 
 fn is_key(target: &Target, index: Vec<&str>) -> bool {
@@ -164,6 +195,17 @@ fn missing_table(target: &Target, name: &str) -> Error {
     }
     Error::definite(format!("the table {name}, which {} goes to, is missing on the replica", target.relation))
         .with_hint(format!("CREATE TABLE {name} ({})", parts.join(", ")))
+}
+
+/// A crash of the replica would empty it, and the checkpoint would stand.
+fn unlogged_table(target: &Target, names: &[String]) -> Error {
+    let remedies: Vec<String> = names.iter().map(|name| format!("ALTER TABLE {name} SET LOGGED")).collect();
+    Error::definite(format!(
+        "the table {} on the replica, which {} goes to, is UNLOGGED: a crash would empty it",
+        names.join(", "),
+        target.relation
+    ))
+    .with_hint(remedies.join("; "))
 }
 
 fn missing_columns(target: &Target, name: &str, missing: &[usize]) -> Error {

@@ -74,10 +74,34 @@ impl Fold {
     /// Asserts that the events of `table` (`public.orders`) add up to its rows in the source.
     #[track_caller]
     pub fn assert_equals(&self, source: &Source, table: &str) {
+        self.assert_equals_shape(source, table, None, None);
+    }
+
+    /// Asserts that they add up to these columns of the rows that satisfy a condition.
+    #[track_caller]
+    pub fn assert_equals_selected(
+        &self,
+        source: &Source,
+        table: &str,
+        columns: &[&str],
+        condition: Option<&str>,
+    ) {
+        self.assert_equals_shape(source, table, Some(columns), condition);
+    }
+
+    #[track_caller]
+    fn assert_equals_shape(
+        &self,
+        source: &Source,
+        table: &str,
+        columns: Option<&[&str]>,
+        condition: Option<&str>,
+    ) {
         let (schema, name) = table.split_once('.').expect("a table is named with its schema");
         let quoted = format!("\"{}\".\"{}\"", schema.replace('"', "\"\""), name.replace('"', "\"\""));
-        let shape = Shape::of(source, &quoted);
-        let expected = shape.rows(source, &quoted);
+        let mut shape = Shape::of(source, &quoted);
+        shape.columns.retain(|column| columns.is_none_or(|columns| columns.contains(&column.name.as_str())));
+        let expected = shape.rows(source, &format!("{quoted} WHERE {}", condition.unwrap_or("true")));
         let folded = self.tables.get(table);
         if shape.key.is_empty() {
             let keyless = folded.into_iter().flat_map(|table| &table.keyless);
@@ -301,7 +325,7 @@ fn assert_same_rows(table: &str, expected: Vec<(Option<String>, Row)>, found: Ve
         let side = if *count > 0 { "only in the source" } else { "only in the events" };
         format!("  {side} ({}): {}", count.abs(), row.chars().take(600).collect::<String>())
     });
-    let lines: Vec<String> = lines.take(10).collect();
+    let lines: Vec<String> = lines.take(30).collect();
     assert!(lines.is_empty(), "{table}: {} rows differ\n{}", counts.len(), lines.join("\n"));
 }
 

@@ -16,7 +16,7 @@ pub type Row = Map<String, Value>;
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub columns: Vec<Column>,
-    /// The identity index's columns, else the primary key's; empty without any.
+    /// The identity index's columns, else the primary key's, in the table's order; empty without any.
     pub key: Vec<String>,
 }
 
@@ -48,8 +48,7 @@ impl Shape {
                SELECT indrelid, indkey FROM pg_index
                WHERE indrelid = '{literal}'::regclass AND (indisreplident OR indisprimary)
                ORDER BY indisreplident DESC LIMIT 1) i
-             CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place)
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.place"
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) ORDER BY a.attnum"
         ));
         let text = |value: &Option<String>| value.clone().expect("the catalog has no NULL here");
         let column = |row: &Vec<Option<String>>| Column {

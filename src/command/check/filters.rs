@@ -1,0 +1,137 @@
+//! `check`: the filters of the rules, by the same steps that a start takes.
+//!
+//! Comes in: matched tables. Goes out: what PostgreSQL or Walgate refuses, who evaluates what is taken, and which old
+//! or new rows a filter cannot know. DESIGN sections 3 and 4.
+
+use super::report::{Report, Severity};
+use super::source::SourceView;
+use super::tables::rule_name;
+use crate::config::OnUnknownOld;
+use crate::error::Result;
+use crate::pipeline::filters::refusal;
+use crate::pipeline::tables::{self, MatchedTable};
+use crate::route::filter::{EnumLabels, Evaluator, Filter};
+use crate::route::value::TypeCatalog;
+use crate::wal::catalog;
+use crate::wal::client::{Client, classify};
+use crate::wal::pgoutput::ReplicaIdentity;
+
+/// Columns of the table $1 whose values may be stored out of line: never those that their type keeps within 24 bytes, the
+/// size from which on a value is moved (heap_toast.c). Strings of up to 5 characters and numerics of up to 20 digits are.
+const TOASTABLE: &str = "SELECT a.attname::text FROM pg_catalog.pg_attribute a \
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <> 'p' AND a.attlen = -1 \
+  AND NOT (a.atttypid IN (1042, 1043) AND a.atttypmod BETWEEN 4 AND 9) \
+  AND NOT (a.atttypid = 1700 AND a.atttypmod >= 4 AND ((a.atttypmod - 4) >> 16 & 65535) <= 20)";
+
+/// See the module. Reads the tables' facts into `taken`.
+///
+/// # Errors
+/// As the connection.
+pub async fn examine(
+    view: &mut SourceView,
+    types: &TypeCatalog,
+    taken: &mut [MatchedTable],
+    report: &Report,
+) -> Result<EnumLabels> {
+    let enums = catalog::enums(&view.client).await?;
+    tables::read_facts(&view.client, taken).await?;
+    for matched in taken.iter().filter(|matched| matched.rule.filter.is_some()) {
+        let key = format!("{}.where", matched.rule.key_path);
+        let name = [rule_name(&matched.table)];
+        if let Some(error) = refusal(&mut view.client, types, &enums, matched).await? {
+            let remedy = error.hint().unwrap_or_default().to_owned();
+            report.add_about(Severity::Fault, &key, &name, error.chain(), remedy);
+            continue;
+        }
+        let text = matched.rule.filter.as_deref().unwrap_or_default();
+        let compiled = Filter::compile(text, &matched.table.relation(), types, &enums, &matched.facts);
+        let Ok(filter) = compiled else { continue };
+        evaluator(&filter, &key, &name, report);
+        unknown(&view.client, matched, &filter, &key, &name, report).await?;
+    }
+    Ok(enums)
+}
+
+fn evaluator(filter: &Filter, key: &str, name: &[String], report: &Report) {
+    let message = match filter.evaluator() {
+        Evaluator::Own => format!("the filter of {} is evaluated by Walgate", name.join(", ")),
+        Evaluator::Server => format!(
+            "the filter of {} is evaluated by PostgreSQL, on the source, a batch at a time, because of {}",
+            name.join(", "),
+            filter.why_server().unwrap_or("its form")
+        ),
+    };
+    let remedy = match filter.evaluator() {
+        Evaluator::Own => "nothing to do",
+        Evaluator::Server => {
+            "nothing to do; docs/filters.md says what Walgate evaluates itself, which is faster"
+        }
+    };
+    report.add_about(Severity::Note, key, name, message, remedy);
+}
+
+/// Rows on whose side of the filter nothing is known, because the WAL does not have their values.
+async fn unknown(
+    client: &Client,
+    matched: &MatchedTable,
+    filter: &Filter,
+    key: &str,
+    name: &[String],
+    report: &Report,
+) -> Result<()> {
+    let table = &matched.table;
+    if table.identity == ReplicaIdentity::Full || !table.has_usable_identity() {
+        return Ok(());
+    }
+    let identity = table.identity_columns().unwrap_or_default();
+    let mut outside: Vec<String> = filter
+        .columns()
+        .iter()
+        .filter_map(|&at| table.columns.get(at).map(|column| column.name.clone()))
+        .filter(|column| !identity.contains(column))
+        .collect();
+    if outside.is_empty() {
+        return Ok(());
+    }
+    let remedy = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name());
+    let consequence = match matched.rule.on_unknown_old {
+        OnUnknownOld::Delete => {
+            "an update to a row that does not pass is published as a delete, whether or not the row passed before"
+        }
+        OnUnknownOld::Drop => {
+            "an update to a row that does not pass is not published, also where the row passed before"
+        }
+    };
+    report.add_about(
+        Severity::Note,
+        key,
+        name,
+        format!(
+            "table {}: old values of {} are not in the WAL, so {consequence}; an update to a row that passes is published as an update, also where it enters",
+            name.join(", "),
+            quoted(&outside)
+        ),
+        format!("where this matters: {remedy}"),
+    );
+    let rows = client.query(TOASTABLE, &[&table.oid]).await.map_err(classify)?;
+    let toastable: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    outside.retain(|column| toastable.contains(column));
+    if !outside.is_empty() {
+        report.add_about(
+            Severity::Fault,
+            key,
+            name,
+            format!(
+                "table {}: the filter depends on {}, whose large (TOASTed) values are not sent where they do not change: such an update would stop the pipeline",
+                name.join(", "),
+                quoted(&outside)
+            ),
+            remedy,
+        );
+    }
+    Ok(())
+}
+
+fn quoted(columns: &[String]) -> String {
+    columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ")
+}

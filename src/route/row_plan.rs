@@ -1,0 +1,126 @@
+//! A rule compiled for one table of a replica, and the row changes that it makes.
+//!
+//! Comes in: the relation, the rule, a row's images. Goes out: [`RowChange`]s whose cells are those of the target's
+//! columns. Always holds: the text that the server sent is copied once; what the stream left out because it did not
+//! change is [`Cell::Unchanged`]; a change of the key is one update with the old key, so that the replica's own row
+//! gives what was left out.
+
+use std::ops::Range;
+
+use super::batch::Batch;
+use super::crossing::Outcome;
+use super::images::{Became, Images, Place};
+use super::row::{Cell, RowChange, RowOp, Target, TargetColumn, TargetId, Targets};
+use super::selection::{Selection, SelectionContext};
+use crate::config::{OnUnknownOld, TableRule};
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::wal::pgoutput::{Relation, Value};
+
+/// See the module.
+#[derive(Debug)]
+pub struct RowPlan {
+    /// OID of the table, of a partitioned table: of its root.
+    pub oid: u32,
+    /// What the rule selects.
+    pub selection: Selection,
+    /// The table on the replica.
+    pub target: TargetId,
+    /// Changes of transactions with a smaller commit LSN are in the copy.
+    pub copied_at: Lsn,
+    /// Indexes of the columns that go.
+    columns: Vec<usize>,
+}
+
+impl RowPlan {
+    /// Compiles `rule` for `relation`.
+    ///
+    /// # Errors
+    /// Definite: as [`Selection::of`].
+    pub fn compile(
+        context: SelectionContext<'_>,
+        relation: &Relation,
+        rule: &TableRule,
+        targets: &Targets,
+        copied_at: Lsn,
+    ) -> Result<RowPlan> {
+        // Whether the replica has the row is found there: nothing is told that it does not know.
+        let rule = &TableRule { on_unknown_old: OnUnknownOld::Delete, ..rule.clone() };
+        let selection = Selection::of(context, relation, rule, None)?;
+        let columns: Vec<usize> =
+            (0..relation.columns.len()).filter(|&at| selection.is_published(at)).collect();
+        let target = targets.intern(target_of(context, relation, rule, &selection, &columns));
+        Ok(RowPlan { oid: relation.oid, selection, target, copied_at, columns })
+    }
+
+    /// Appends what a change became.
+    pub(super) fn write(&self, batch: &mut Batch, images: &Images<'_, '_>, became: Became, place: Place) {
+        let Became { outcome, mut is_certain } = became;
+        if self.selection.filter.is_some() && !self.selection.is_full && outcome != Outcome::Insert {
+            // It may have entered with a large value that was not in the WAL, and have been gone from the source before
+            // that could be fetched: then the replica does not have it, and that is no conflict.
+            is_certain = false;
+        }
+        let has_key = !self.selection.key.is_empty();
+        let is_moved = images.is_key_changed(&self.selection);
+        let known = images.known_of_old(&self.selection).unwrap_or_default();
+        let old = |needed: bool, batch: &mut Batch| if needed { self.cells(batch, &known) } else { 0..0 };
+        let new = images.new.as_deref().unwrap_or_default();
+        let (op, new, old) = match outcome {
+            Outcome::Nothing => return,
+            Outcome::Update if images.is_unseen(&self.selection) => return,
+            Outcome::Insert => (RowOp::Insert, self.cells(batch, new), 0..0),
+            Outcome::Delete => (RowOp::Delete, 0..0, old(true, batch)),
+            Outcome::Update if is_certain || is_moved => {
+                (RowOp::Update, self.cells(batch, new), old(is_moved || !has_key, batch))
+            }
+            Outcome::Update => (RowOp::Upsert, self.cells(batch, new), 0..0),
+        };
+        let (target, position) = (self.target, place.position);
+        batch.rows.changes.push(RowChange { target, op, position, is_certain, new, old });
+    }
+
+    fn cells(&self, batch: &mut Batch, cells: &[Value<'_>]) -> Range<usize> {
+        let start = batch.rows.cells.len();
+        for &at in &self.columns {
+            let cell = match cells.get(at) {
+                Some(Value::Null) => Cell::Null,
+                Some(Value::Text(text)) => {
+                    let start = batch.bytes.len();
+                    batch.bytes.extend_from_slice(text);
+                    Cell::Text(start..batch.bytes.len())
+                }
+                Some(Value::Unchanged | Value::Binary(_)) | None => Cell::Unchanged,
+            };
+            batch.rows.cells.push(cell);
+        }
+        start..batch.rows.cells.len()
+    }
+}
+
+/// The target of a table under a rule.
+fn target_of(
+    context: SelectionContext<'_>,
+    relation: &Relation,
+    rule: &TableRule,
+    selection: &Selection,
+    columns: &[usize],
+) -> Target {
+    let (schema, name) = rule.target_name(&relation.namespace, &relation.name);
+    let column = |&at: &usize| {
+        let column = relation.columns.get(at).expect("an index of the relation's columns");
+        // A type that was dropped since: its values still are text.
+        let dropped = || ("pg_catalog".to_owned(), "text".to_owned());
+        let type_name = context.types.qualified_name(column.type_oid).unwrap_or_else(dropped);
+        TargetColumn { name: column.name.clone(), type_oid: column.type_oid, type_name }
+    };
+    Target {
+        oid: relation.oid,
+        relation: selection.relation.clone(),
+        schema,
+        name,
+        columns: columns.iter().map(column).collect(),
+        key: selection.key.iter().filter_map(|at| columns.iter().position(|column| column == at)).collect(),
+        is_filtered: selection.filter.is_some(),
+    }
+}

@@ -1,0 +1,128 @@
+//! The tables of a replica: made from the source's definition where they are missing, and empty before their first copy.
+//!
+//! Comes in: targets with the definitions of their columns. Goes out: tables that rows can be copied into. Always holds:
+//! nothing that is there is changed; rows that are there and are not ours are a fault, never mixed with the copy.
+
+use std::sync::Arc;
+
+use super::session::ReplicaSession;
+use crate::error::{Error, Result};
+use crate::route::row::Target;
+use crate::wal::catalog::ColumnDefinition;
+use crate::wal::client::{Client, classify};
+use crate::wal::sql::{quote_ident, quote_literal, quote_qualified};
+
+const EXISTS: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+const TYPE_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_type t \
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = $1 AND t.typname = $2)";
+
+/// A table that is about to receive rows.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The table.
+    pub target: Arc<Target>,
+    /// Its columns on the source, those of the target only.
+    pub columns: Vec<ColumnDefinition>,
+    /// Nothing was ever copied into it: it must be empty.
+    pub is_new: bool,
+}
+
+impl ReplicaSession {
+    /// Makes what is missing, if `may_create`; says all that is wrong at once. Blocks.
+    ///
+    /// # Errors
+    /// Definite, each with the SQL that mends it: a table is missing and may not be made, or holds rows before its first
+    /// copy. As the connection.
+    pub fn prepare(&mut self, wanted: &[Wanted], may_create: bool) -> Result<()> {
+        let replica = self.settings.name.clone();
+        self.link
+            .run_mut(async |client| {
+                let mut faults = Vec::new();
+                for table in wanted {
+                    if let Err(error) = prepare(client, table, may_create).await {
+                        match error.is_definite() {
+                            true => faults.push(error),
+                            false => return Err(error),
+                        }
+                    }
+                }
+                if faults.is_empty() { Ok(()) } else { Err(crate::pipeline::tables::all_of(faults)) }
+            })
+            .map_err(|error| error.context(format_args!("replica {replica}")))
+    }
+}
+
+async fn prepare(client: &Client, wanted: &Wanted, may_create: bool) -> Result<()> {
+    let name = quote_qualified(&wanted.target.schema, &wanted.target.name);
+    if !asked(client, EXISTS, &[&name]).await? {
+        let statements = definition(client, wanted, &name).await?;
+        let sql = statements.join(";\n");
+        if !may_create {
+            return Err(Error::definite(format!("table {name} does not exist"))
+                .with_hint(format!("on the replica: {sql}; or create_tables = true")));
+        }
+        tracing::info!(table = name, "made on the replica");
+        return client.batch_execute(&sql).await.map_err(|error| {
+            classify(error)
+                .context(format_args!("making table {name}"))
+                .with_hint(format!("on the replica, as a role that may: {sql}"))
+        });
+    }
+    if wanted.is_new && asked(client, &format!("SELECT EXISTS (SELECT FROM {name})"), &[]).await? {
+        return Err(Error::definite(format!(
+            "table {name} is not empty, and nothing was copied into it by this pipeline"
+        ))
+        .with_hint(format!(
+            "if its rows may go: TRUNCATE {name}; on the replica; else choose another name with `to`"
+        )));
+    }
+    Ok(())
+}
+
+async fn asked(
+    client: &Client,
+    query: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<bool> {
+    Ok(client.query_one(query, parameters).await.map_err(classify)?.get(0))
+}
+
+/// What makes the table.
+async fn definition(client: &Client, wanted: &Wanted, name: &str) -> Result<Vec<String>> {
+    let Wanted { target, columns, .. } = wanted;
+    let mut statements = vec![format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(&target.schema))];
+    for column in columns {
+        let (schema, type_name) = &column.type_name;
+        if column.enum_labels.is_empty() || asked(client, TYPE_EXISTS, &[schema, type_name]).await? {
+            continue;
+        }
+        let labels: Vec<String> = column.enum_labels.iter().map(|label| quote_literal(label)).collect();
+        let of_type = quote_qualified(schema, type_name);
+        let make = format!("CREATE TYPE {of_type} AS ENUM ({})", labels.join(", "));
+        if !statements.contains(&make) {
+            statements.push(format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(schema)));
+            statements.push(make);
+        }
+    }
+    let mut parts: Vec<String> = columns
+        .iter()
+        .map(|column| {
+            let collation = column.collation.as_ref().map(|name| format!(" COLLATE {name}"));
+            let not_null = if column.is_not_null { " NOT NULL" } else { "" };
+            format!(
+                "{} {}{}{not_null}",
+                quote_ident(&column.name),
+                column.formatted_type,
+                collation.unwrap_or_default()
+            )
+        })
+        .collect();
+    let key: Vec<&ColumnDefinition> = target.key.iter().filter_map(|&at| columns.get(at)).collect();
+    if !key.is_empty() {
+        let names: Vec<String> = key.iter().map(|column| quote_ident(&column.name)).collect();
+        let kind = if key.iter().all(|column| column.is_not_null) { "PRIMARY KEY" } else { "UNIQUE" };
+        parts.push(format!("{kind} ({})", names.join(", ")));
+    }
+    statements.push(format!("CREATE TABLE {name} ({})", parts.join(", ")));
+    Ok(statements)
+}
