@@ -1,0 +1,183 @@
+//! The stream's tables: what becomes of a relation when it is described, and whether the publications still send what
+//! the rules take.
+//!
+//! Comes in: relations of the stream, the catalog of now. Goes out: plans, installed; or that a table must be copied
+//! first, for which the stream ends and starts again.
+
+use super::Stream;
+use crate::config::{TableRule, choose};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::pipeline::start::{blocking, rule_of};
+use crate::route::Route;
+use crate::route::filter::TableFacts;
+use crate::route::plan::{Op, TablePlan};
+use crate::route::row_plan::RowPlan;
+use crate::wal::catalog::{self, SourceTable};
+use crate::wal::client::Client;
+use crate::wal::pgoutput::Relation;
+use crate::wal::publication::{Membership, Publications};
+use crate::wal::slot;
+
+impl Stream<'_> {
+    /// The relation as described now; false: it is a table that must be copied first.
+    pub(super) async fn install(&mut self, relation: Relation) -> Result<bool> {
+        let oid = relation.oid;
+        let known = catalog::tables(&self.started.client, Some(&[oid])).await?.pop();
+        let pipeline = self.pipeline;
+        let destination = pipeline.destination();
+        let rule = choose(&pipeline.config.tables, destination, &relation.namespace, &relation.name);
+        let Some(rule) = rule else {
+            self.pump.install(relation, Some(Route::Off));
+            return Ok(true);
+        };
+        let state = self.started.states.get(&oid);
+        let copied_at = match (state, &known) {
+            (Some(state), _) => state.copied_at,
+            // A leaf is described because its root is published, and its rows come as the root's; or it
+            // was attached since, and they are its own: all that ever was of them is in the stream.
+            (None, Some(table)) if table.is_partition => Lsn::ZERO,
+            (None, Some(table)) => return self.is_to_be_copied(table).await,
+            // Dropped since: likewise; a replica never had it.
+            (None, None) if self.pipeline.replica.is_some() => {
+                self.pump.install(relation, Some(Route::Off));
+                return Ok(true);
+            }
+            (None, None) => Lsn::ZERO,
+        };
+        if pipeline.replica.is_some() && self.has_successor(&relation, rule) {
+            tracing::info!(
+                table = relation.name,
+                oid,
+                "what is left of a table whose name another one has is not applied"
+            );
+            self.pump.install(relation, Some(Route::Off));
+            return Ok(true);
+        }
+        let known_key = state.map(|state| state.key.clone()).unwrap_or_default();
+        if relation.columns.iter().any(|column| self.started.types.kind(column.type_oid).is_none()) {
+            self.started.types = catalog::types(&self.started.client).await?;
+        }
+        let facts = match (&rule.filter, &known) {
+            (Some(_), Some(table)) => {
+                self.started.enums = catalog::enums(&self.started.client).await?;
+                catalog::facts(&self.started.client, table.oid).await?
+            }
+            _ => TableFacts::default(),
+        };
+        let primary_key = known.map_or(known_key, |table| table.primary_key);
+        let started = &self.started;
+        let route = match &pipeline.replica {
+            None => {
+                let context = started.plan_context(pipeline);
+                let plan = TablePlan::compile(&context, &relation, rule, &primary_key, &facts, copied_at)?;
+                Route::Events(Box::new(plan))
+            }
+            Some(_) => {
+                let context = started.selection_context(&primary_key, &facts);
+                let plan = RowPlan::compile(context, &relation, rule, &started.targets, copied_at)?;
+                Route::Rows(Box::new(plan))
+            }
+        };
+        self.pump.install(relation, Some(route));
+        Ok(true)
+    }
+
+    /// Whether another table of the source now is what this one was on the replica.
+    fn has_successor(&self, relation: &Relation, rule: &TableRule) -> bool {
+        let target = rule.target_name(&relation.namespace, &relation.name);
+        let mut others = self.started.tables.iter().filter(|other| other.table.oid != relation.oid);
+        others.any(|other| other.rule.target_name(&other.table.schema, &other.table.name) == target)
+    }
+
+    /// A table that the rules take and that nobody has copied: always false, or an error when another
+    /// start would find it no better.
+    async fn is_to_be_copied(&self, table: &SourceTable) -> Result<bool> {
+        let publications = &self.pipeline.publications;
+        let is_member = publications.members(&self.started.client).await?.contains_key(&table.oid);
+        if !is_member && !publications.is_managed() {
+            return Err(has_left(table, publications));
+        }
+        tracing::info!(table = table.display_name(), "new table: it is copied first");
+        Ok(false)
+    }
+
+    /// Partitions of the topic of each of the tables.
+    pub(super) async fn partitions(&self, relations: &[u32]) -> Result<Vec<i32>> {
+        let mut known = Vec::new();
+        self.started.labels.refresh(&mut known);
+        let mut counts = Vec::with_capacity(relations.len());
+        for oid in relations {
+            let Some(plan) = self.pump.plan(*oid) else {
+                counts.push(0);
+                continue;
+            };
+            let topic = known.get(plan.op(Op::Truncate).label.index()).map(|label| label.topic.clone());
+            let topic = topic.expect("a plan's labels are interned");
+            let topics = self.started.topics.clone().expect("only a hub's pipeline has plans of events");
+            counts.push(
+                blocking(move || {
+                    topics.ensure(std::slice::from_ref(&topic))?;
+                    topics.partitions(&topic)
+                })
+                .await?,
+            );
+        }
+        Ok(counts)
+    }
+
+    /// Compares rules, publication and what was copied; true: a table has come that must be copied.
+    pub(super) async fn compare_tables(&mut self) -> Result<bool> {
+        let pipeline = self.pipeline;
+        let members = pipeline.publications.members(&self.started.client).await?;
+        let tables = catalog::tables(&self.started.client, None).await?;
+        for table in &tables {
+            let is_copied = self.started.states.get(&table.oid).is_some_and(|state| state.done);
+            let is_taken = rule_of(pipeline, table).is_some();
+            let membership = members.get(&table.oid);
+            let is_member = membership.is_some();
+            if is_taken && is_copied && !is_member {
+                return Err(has_left(table, &pipeline.publications));
+            }
+            let is_managed = pipeline.publications.is_managed();
+            if is_taken
+                && is_managed
+                && membership.is_some_and(|membership| *membership != Membership::of(table))
+            {
+                // In the wrong one its UPDATEs fail on the source, or are not seen.
+                tracing::info!(
+                    table = table.display_name(),
+                    "its replica identity changed: it changes the publication"
+                );
+                return Ok(true);
+            }
+            let is_new = is_taken
+                && !is_copied
+                && table.is_logged
+                && (is_member || pipeline.publications.is_managed());
+            if is_new {
+                tracing::info!(table = table.display_name(), "new table: it is copied first");
+                return Ok(true);
+            }
+        }
+        slot_is_kept(&self.started.client, &pipeline.slot).await?;
+        Ok(false)
+    }
+}
+
+fn has_left(table: &SourceTable, publications: &Publications) -> Error {
+    Error::definite(format!(
+        "table {} has left the publication {}: its changes are not sent any more",
+        table.display_name(),
+        publications.names().join(", ")
+    ))
+    .with_hint("start again to have it published and copied again (an existing publication: add it there first), or leave it out by a rule with mode = \"off\"")
+}
+
+/// A slot that was invalidated under a running walsender is noticed here at the latest.
+async fn slot_is_kept(client: &Client, slot_name: &str) -> Result<()> {
+    match slot::state(client, slot_name).await? {
+        Some(state) if !state.is_lost() => Ok(()),
+        _ => Err(Error::transient(format!("slot {slot_name} is gone or lost"))),
+    }
+}
