@@ -6,14 +6,16 @@
 //! of which one value was not sent must be that of the whole row. The seed is printed; `WALGATE_FILTER_SEED`
 //! repeats a run, `WALGATE_FILTER_CONDITIONS` makes it longer. Needs `WALGATE_TEST_PG_URL`, a superuser's URL.
 
+mod oracle;
+
 use std::fmt::Write as _;
-use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use oracle::in_own_database;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 use walgate::route::filter::{Collation, EnumLabels, EvalError, Evaluator, Filter, TableFacts, Verdict};
 use walgate::route::value::{TypeCatalog, TypeRow};
 use walgate::wal::pgoutput::{Relation, RelationColumn, ReplicaIdentity, Value};
@@ -788,7 +790,7 @@ struct Zoo {
 
 #[tokio::test]
 async fn every_condition_agrees_with_the_server() {
-    in_own_database("filters", |client| async move {
+    in_own_database("filters", SESSION, |client| async move {
         let seed = std::env::var("WALGATE_FILTER_SEED")
             .map(|seed| seed.parse().expect("WALGATE_FILTER_SEED is a number"))
             .unwrap_or_else(|_| {
@@ -1059,7 +1061,7 @@ async fn fill(client: &Client, dice: &mut Dice) -> Zoo {
 
 #[tokio::test]
 async fn the_server_refuses_what_is_not_immutable() {
-    in_own_database("immutable", |client| async move {
+    in_own_database("immutable", SESSION, |client| async move {
         let zoo = fill(&client, &mut Dice(StdRng::seed_from_u64(1))).await;
         for (condition, is_immutable) in [
             ("i4 = 1 AND t = 'a' AND w = 'a' AND mood = 'ok' AND dom = 1 AND pt IS NULL", true),
@@ -1087,32 +1089,4 @@ async fn the_server_refuses_what_is_not_immutable() {
         }
     })
     .await;
-}
-
-/// Runs `body` in a database of its own, which is dropped whatever happens in it.
-async fn in_own_database<F>(purpose: &str, body: impl FnOnce(Client) -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let url = std::env::var("WALGATE_TEST_PG_URL").expect("WALGATE_TEST_PG_URL is not set: run make test");
-    let mut config: Config = url.parse().expect("WALGATE_TEST_PG_URL is a URL of PostgreSQL");
-    config.options(SESSION);
-    let admin = connect(&config).await;
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
-    let database = format!("walgate_{purpose}_{}_{nanos}", std::process::id());
-    let create = format!("CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'");
-    admin.batch_execute(&create).await.expect("the database is created");
-    let client = connect(config.clone().dbname(&database)).await;
-    let outcome = tokio::spawn(body(client)).await;
-    let drop = format!("DROP DATABASE {database} WITH (FORCE)");
-    admin.batch_execute(&drop).await.expect("the database is dropped");
-    if let Err(error) = outcome {
-        std::panic::resume_unwind(error.into_panic());
-    }
-}
-
-async fn connect(config: &Config) -> Client {
-    let (client, connection) = config.connect(NoTls).await.expect("PostgreSQL answers");
-    tokio::spawn(connection);
-    client
 }

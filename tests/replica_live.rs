@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use walgate::change::Position;
+use walgate::config::OnConflict;
 use walgate::error::Class;
 use walgate::lsn::Lsn;
 use walgate::route::batch::{Batch, Progress};
 use walgate::route::row::{Cell, RowChange, RowOp, Target, TargetColumn, TargetId, Targets};
 use walgate::sink::checkpoint::{Checkpoint, Identity, Phase, Stored, TableState};
-use walgate::sink::replica::{OnConflict, ReplicaSession, ReplicaSettings, ReplicaSink, forget, peek};
+use walgate::sink::replica::{ReplicaSession, ReplicaSettings, ReplicaSink, forget, peek};
 use walgate::sink::{Durable, Sink, SinkLimits, Stop};
 use walgate::wal::timestamp::Timestamp;
 use walgate::wal::url::ConnectUrl;

@@ -5,10 +5,10 @@
 //! condition), and values. The values go through a table, so that the type's OID is that of a column.
 //! Needs `WALGATE_TEST_PG_URL`, a superuser's URL; without it the tests fail. Each owns its database.
 
-use std::future::Future;
-use std::time::{SystemTime, UNIX_EPOCH};
+mod oracle;
 
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use oracle::in_own_database;
+use tokio_postgres::{Client, SimpleQueryMessage};
 use walgate::route::value::{Kind, Style, TypeCatalog, TypeRow, write_value};
 
 /// The session settings of FIELD_NOTES 2; tokio-postgres sets client_encoding itself.
@@ -302,7 +302,7 @@ const CASES: &[Case] = &[
 
 #[tokio::test]
 async fn case_r9_every_type_agrees_with_the_server() {
-    in_own_database("types", |client| async move {
+    in_own_database("types", SESSION, |client| async move {
         client.batch_execute(ZOO).await.expect("the zoo is created");
         let mut faults = Vec::new();
         let mut values_seen = 0;
@@ -322,7 +322,7 @@ async fn case_r9_every_type_agrees_with_the_server() {
 
 #[tokio::test]
 async fn built_in_types_are_the_servers() {
-    in_own_database("builtin", |client| async move {
+    in_own_database("builtin", SESSION, |client| async move {
         let builtin = TypeCatalog::builtin();
         let mut seen = 0;
         for row in read_rows(&client).await {
@@ -413,32 +413,4 @@ async fn read_rows(client: &Client) -> Vec<TypeRow> {
             output: row.get(9),
         })
         .collect()
-}
-
-/// Runs `body` in a database of its own, which is dropped whatever happens in it.
-async fn in_own_database<F>(purpose: &str, body: impl FnOnce(Client) -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let url = std::env::var("WALGATE_TEST_PG_URL").expect("WALGATE_TEST_PG_URL is not set: run make test");
-    let mut config: Config = url.parse().expect("WALGATE_TEST_PG_URL is a URL of PostgreSQL");
-    config.options(SESSION);
-    let admin = connect(&config).await;
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
-    let database = format!("walgate_{purpose}_{}_{nanos}", std::process::id());
-    let create = format!("CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'");
-    admin.batch_execute(&create).await.expect("the database is created");
-    let client = connect(config.clone().dbname(&database)).await;
-    let outcome = tokio::spawn(body(client)).await;
-    let drop = format!("DROP DATABASE {database} WITH (FORCE)");
-    admin.batch_execute(&drop).await.expect("the database is dropped");
-    if let Err(error) = outcome {
-        std::panic::resume_unwind(error.into_panic());
-    }
-}
-
-async fn connect(config: &Config) -> Client {
-    let (client, connection) = config.connect(NoTls).await.expect("PostgreSQL answers");
-    tokio::spawn(connection);
-    client
 }

@@ -77,7 +77,7 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
     if let Some(asked) = &arguments.pipeline {
         let known: Vec<String> =
             pipelines.iter().map(|one| format!("{} (or: {})", one.slot, one.short_name())).collect();
-        pipelines.retain(|pipeline| *asked == pipeline.slot || *asked == pipeline.short_name());
+        pipelines.retain(|pipeline| pipeline.is_named(asked));
         if pipelines.is_empty() {
             return Err(Failure::Usage(format!(
                 "there is no pipeline {asked}\n  remedy: known is {}",

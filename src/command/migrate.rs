@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::Failure;
 use super::check::create_publication;
-use crate::config::{Config, Replica, TableRule};
+use crate::config::{Config, TableRule};
 use crate::error::Error;
 use crate::migrations::{self, Done, Side};
-use crate::pipeline::{Pipeline, tables};
+use crate::pipeline::{Pipeline, replica_url, tables};
 use crate::wal::client::connect;
 use crate::wal::sql::quote_ident;
 use crate::wal::url::ConnectUrl;
@@ -97,13 +97,7 @@ fn tell(place: &str, done: &Done) {
 
 /// Names and URLs of the replicas.
 fn replicas(config: &Config) -> Result<Vec<(String, ConnectUrl)>, Error> {
-    let replica = |replica: &Replica| {
-        let url = ConnectUrl::from_env(replica.url.expose()).map_err(|error| {
-            Error::definite(format!("{}.url: {error}", replica.key_path)).with_hint(error.hint())
-        })?;
-        Ok((replica.name.clone(), url))
-    };
-    config.replicas.iter().map(replica).collect()
+    config.replicas.iter().map(|replica| Ok((replica.name.clone(), replica_url(replica)?))).collect()
 }
 
 /// The same as a script that may be run again, for psql.

@@ -95,7 +95,7 @@ fn choose<'p>(pipelines: &'p [Pipeline], asked: Option<&str>) -> Result<&'p Pipe
     let known: Vec<&str> = pipelines.iter().map(Pipeline::short_name).collect();
     match (asked, pipelines) {
         (Some(asked), _) => {
-            let mut named = pipelines.iter().filter(|one| one.slot == asked || one.short_name() == asked);
+            let mut named = pipelines.iter().filter(|one| one.is_named(asked));
             named.next().ok_or_else(|| {
                 Failure::Usage(format!(
                     "there is no pipeline {asked}\n  remedy: known are {}",

@@ -19,13 +19,14 @@ use super::Failure;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::pipeline::Pipeline;
 use crate::pipeline::tables::{self, MatchedTable};
-use crate::pipeline::{Pipeline, start::blocking};
 use crate::route::name::TablePattern;
 use crate::route::row::Targets;
 use crate::route::row_plan::RowPlan;
 use crate::route::selection::SelectionContext;
-use crate::sink::destination::{self, Address};
+use crate::sink::destination::Address;
+use crate::sink::replica;
 use crate::wal::catalog;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::slot;
@@ -178,8 +179,7 @@ struct Compared {
 }
 
 async fn compare(pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<TableReport>> {
-    let address = pipeline.address()?;
-    let Address::Replica(settings) = &address else { return Ok(Vec::new()) };
+    let Address::Replica(settings) = pipeline.address()? else { return Ok(Vec::new()) };
     let failed = |error: Error| error.context(format_args!("replica {}", pipeline.short_name()));
     let sides = Sides {
         pipeline,
@@ -206,7 +206,7 @@ async fn compare(pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<Table
         bar.set_message(compared.name.clone());
         let search_path = compared.search_path.as_deref().unwrap_or("pg_catalog");
         sides.source.batch_execute(&format!("SET search_path = {search_path}")).await.map_err(classify)?;
-        reports.push(sides.table(&compared, &address, arguments.wait).await.map_err(failed)?);
+        reports.push(sides.table(&compared, arguments.wait).await.map_err(failed)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -257,9 +257,9 @@ fn compared(context: SelectionContext<'_>, matched: &MatchedTable) -> Result<Com
 type Rows = BTreeMap<Vec<Option<String>>, Vec<String>>;
 
 impl Sides<'_> {
-    async fn table(&self, compared: &Compared, address: &Address, wait: bool) -> Result<TableReport> {
+    async fn table(&self, compared: &Compared, wait: bool) -> Result<TableReport> {
         if wait {
-            self.wait(address).await?;
+            self.wait().await?;
         }
         let (here, there) = tokio::try_join!(
             sums(&self.source, &compared.rows_source),
@@ -279,7 +279,7 @@ impl Sides<'_> {
             // The source first: what is read there is what the replica must have reached.
             let before = rows(&self.source, &compared.rows_source, &buckets).await?;
             if wait {
-                self.wait(address).await?;
+                self.wait().await?;
             }
             let there = rows(&self.replica, &compared.rows_replica, &buckets).await?;
             differing = differ(&before, &there);
@@ -305,12 +305,11 @@ impl Sides<'_> {
     }
 
     /// Until the replica has passed everything that the source has committed by now.
-    async fn wait(&self, address: &Address) -> Result<()> {
+    async fn wait(&self) -> Result<()> {
         let end = slot::source_end(&self.source).await?;
         let (mut reached, mut moved_at) = (Lsn::ZERO, Instant::now());
         loop {
-            let (address, name) = (address.clone(), self.pipeline.name());
-            let stored = blocking(move || destination::peek(&address, &name)).await?;
+            let stored = replica::stored(&self.replica, &self.pipeline.name()).await?;
             let safe_lsn = stored.checkpoint.map_or(Lsn::ZERO, |checkpoint| checkpoint.safe_lsn);
             if safe_lsn >= end {
                 return Ok(());

@@ -31,6 +31,17 @@ pub enum OnConflict {
     Error,
 }
 
+impl OnConflict {
+    /// Its name in the file, and in `walgate.conflict`.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnConflict::Apply => "apply",
+            OnConflict::Skip => "skip",
+            OnConflict::Error => "error",
+        }
+    }
+}
+
 /// The slot's own name: with what the copy's slot has behind it, it must stay within 63 bytes.
 const SLOT_LENGTH_MAX: usize = 63 - "_c0000000".len();
 
@@ -71,7 +82,8 @@ fn read_replica(section: &Section<'_>, slot: &str) -> Option<Replica> {
             format!("{EXAMPLE}; a variable with a whole URL stands alone: url = \"${{REPLICA_URL}}\""),
         );
     }
-    let conflicts = [("apply", OnConflict::Apply), ("skip", OnConflict::Skip), ("error", OnConflict::Error)];
+    let conflicts =
+        [OnConflict::Apply, OnConflict::Skip, OnConflict::Error].map(|policy| (policy.name(), policy));
     let on_conflict = section.choice("on_conflict", &conflicts, &[]);
     section.choice("on_table_error", &[("stop", ())], &["park"]);
     section.choice("on_schema_change", &[("park", ())], &["follow"]);

@@ -149,26 +149,26 @@ pub async fn refuse(
 ) -> Result<()> {
     let mut faults = Vec::new();
     for matched in taken {
-        faults.extend(refusal(client, types, enums, matched).await?);
+        faults.extend(compiled(client, types, enums, matched).await?.and_then(Result::err));
     }
     if faults.is_empty() { Ok(()) } else { Err(all_of(faults)) }
 }
 
-/// Why PostgreSQL does not take a table's filter, if so.
+/// A table's filter, compiled, if Walgate and PostgreSQL take it; else why they do not. `None`: it has none.
 ///
 /// # Errors
 /// As the connection.
-pub async fn refusal(
+pub async fn compiled(
     client: &mut Client,
     types: &TypeCatalog,
     enums: &EnumLabels,
     matched: &MatchedTable,
-) -> Result<Option<Error>> {
+) -> Result<Option<Result<Filter>>> {
     let Some(text) = &matched.rule.filter else { return Ok(None) };
     let place = format!("table {}, {}.where", matched.table.display_name(), matched.rule.key_path);
     let filter = match Filter::compile(text, &matched.table.relation(), types, enums, &matched.facts) {
         Ok(filter) => filter,
-        Err(error) => return Ok(Some(Error::from(error).context(place))),
+        Err(error) => return Ok(Some(Err(Error::from(error).context(place)))),
     };
     let transaction = begin(client, &filter).await?;
     for statement in filter.immutability_check() {
@@ -177,12 +177,12 @@ pub async fn refusal(
             let error = classify(error);
             let may_not = sqlstate_of(&error) == Some(INSUFFICIENT_PRIVILEGE);
             return match is_answer && error.is_definite() {
-                true if may_not => Ok(Some(error.context(place).with_hint(TEMPORARY_REMEDY))),
-                true => Ok(Some(error.context(place).with_hint(REMEDY))),
+                true if may_not => Ok(Some(Err(error.context(place).with_hint(TEMPORARY_REMEDY)))),
+                true => Ok(Some(Err(error.context(place).with_hint(REMEDY)))),
                 false => Err(error),
             };
         }
     }
     transaction.rollback().await.map_err(classify)?;
-    Ok(None)
+    Ok(Some(Ok(filter)))
 }

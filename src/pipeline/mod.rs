@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use crate::config::{Config, Destination, HubKind, Mode, Replica};
 use crate::error::{Error, Result};
 use crate::sink::destination::Address;
-use crate::sink::replica::{OnConflict, ReplicaSettings};
+use crate::sink::replica::ReplicaSettings;
 use crate::wal::publication::Publications;
 use crate::wal::url::ConnectUrl;
 use status::{PipelineStatus, SharedStatus, State};
@@ -125,6 +125,11 @@ impl Pipeline {
         self.replica.as_ref().map_or("hub", |replica| &replica.name)
     }
 
+    /// Whether a command's `--pipeline` means it.
+    pub fn is_named(&self, name: &str) -> bool {
+        name == self.slot || name == self.short_name()
+    }
+
     /// Where its changes go.
     pub fn destination(&self) -> Destination<'_> {
         match &self.replica {
@@ -139,20 +144,14 @@ impl Pipeline {
     /// Definite: the replica's URL cannot be used.
     pub fn address(&self) -> Result<Address> {
         let Some(replica) = &self.replica else { return Ok(Address::Hub(self.config.hub.clone())) };
-        let url = ConnectUrl::from_env(replica.url.expose()).map_err(|error| {
-            Error::definite(format!("{}.url: {error}", replica.key_path)).with_hint(error.hint())
-        })?;
+        let url = replica_url(replica)?;
         Ok(Address::Replica(Box::new(ReplicaSettings {
             name: replica.name.clone(),
             url,
             source_url: self.url.clone(),
             application_name: self.application_name(),
             pipeline: self.name(),
-            on_conflict: match replica.on_conflict {
-                crate::config::OnConflict::Apply => OnConflict::Apply,
-                crate::config::OnConflict::Skip => OnConflict::Skip,
-                crate::config::OnConflict::Error => OnConflict::Error,
-            },
+            on_conflict: replica.on_conflict,
         })))
     }
 
@@ -194,6 +193,16 @@ impl Pipeline {
         };
         stream::run(self, copied, &lock, wish).await
     }
+}
+
+/// Where a replica is.
+///
+/// # Errors
+/// Definite: its URL cannot be used.
+pub fn replica_url(replica: &Replica) -> Result<ConnectUrl> {
+    ConnectUrl::from_env(replica.url.expose()).map_err(|error| {
+        Error::definite(format!("{}.url: {error}", replica.key_path)).with_hint(error.hint())
+    })
 }
 
 /// Resolves when the engine wishes the end.

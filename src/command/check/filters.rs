@@ -8,7 +8,7 @@ use super::source::SourceView;
 use super::tables::rule_name;
 use crate::config::OnUnknownOld;
 use crate::error::Result;
-use crate::pipeline::filters::refusal;
+use crate::pipeline::filters::compiled;
 use crate::pipeline::tables::{self, MatchedTable};
 use crate::route::filter::{EnumLabels, Evaluator, Filter};
 use crate::route::value::TypeCatalog;
@@ -35,19 +35,20 @@ pub async fn examine(
 ) -> Result<EnumLabels> {
     let enums = catalog::enums(&view.client).await?;
     tables::read_facts(&view.client, taken).await?;
-    for matched in taken.iter().filter(|matched| matched.rule.filter.is_some()) {
+    for matched in taken.iter() {
+        let Some(filter) = compiled(&mut view.client, types, &enums, matched).await? else { continue };
         let key = format!("{}.where", matched.rule.key_path);
         let name = [rule_name(&matched.table)];
-        if let Some(error) = refusal(&mut view.client, types, &enums, matched).await? {
-            let remedy = error.hint().unwrap_or_default().to_owned();
-            report.add_about(Severity::Fault, &key, &name, error.chain(), remedy);
-            continue;
+        match filter {
+            Err(error) => {
+                let remedy = error.hint().unwrap_or_default().to_owned();
+                report.add_about(Severity::Fault, &key, &name, error.chain(), remedy);
+            }
+            Ok(filter) => {
+                evaluator(&filter, &key, &name, report);
+                unknown(&view.client, matched, &filter, &key, &name, report).await?;
+            }
         }
-        let text = matched.rule.filter.as_deref().unwrap_or_default();
-        let compiled = Filter::compile(text, &matched.table.relation(), types, &enums, &matched.facts);
-        let Ok(filter) = compiled else { continue };
-        evaluator(&filter, &key, &name, report);
-        unknown(&view.client, matched, &filter, &key, &name, report).await?;
     }
     Ok(enums)
 }

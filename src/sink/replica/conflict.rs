@@ -10,33 +10,12 @@ use metrics::counter;
 use tokio_postgres::types::PgLsn;
 
 use crate::change::Position;
+use crate::config::OnConflict;
 use crate::error::Result;
 use crate::wal::client::{Client, classify};
 
 /// Conflicts, by pipeline, relation and kind.
 pub const CONFLICTS_TOTAL: &str = "walgate_conflicts_total";
-
-/// What is done about a conflict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnConflict {
-    /// The replica becomes equal to the source.
-    #[default]
-    Apply,
-    /// The replica's row stays as it is.
-    Skip,
-    /// The pipeline stops.
-    Error,
-}
-
-impl OnConflict {
-    fn name(self) -> &'static str {
-        match self {
-            OnConflict::Apply => "apply",
-            OnConflict::Skip => "skip",
-            OnConflict::Error => "error",
-        }
-    }
-}
 
 /// What does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,9 +30,9 @@ mod ordered;
 mod fetch;
 mod conflict;
 
-pub use conflict::{CONFLICTS_TOTAL, ConflictKind, OnConflict};
+pub use conflict::{CONFLICTS_TOTAL, ConflictKind};
 pub use schema::Wanted;
-pub use session::{ReplicaSession, forget, peek};
+pub use session::{ReplicaSession, forget, peek, stored};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,6 +41,7 @@ use std::time::{Duration, Instant};
 use self::apply::Applier;
 use super::checkpoint::{Checkpoint, TableState};
 use super::{Durable, Sink, SinkLimits, Stop};
+use crate::config::OnConflict;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::{Batch, Progress};

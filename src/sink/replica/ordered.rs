@@ -10,10 +10,11 @@ use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 
 use super::apply::{Applier, Prepared, Trouble, is_about_data, mask_of};
-use super::conflict::{Conflict, ConflictKind, OnConflict};
+use super::conflict::{Conflict, ConflictKind};
 use super::params::{Cells, Text};
 use super::statements::{Kind, Mask, Of};
 use super::table::Table;
+use crate::config::OnConflict;
 use crate::error::{Error, Result};
 use crate::route::row::{Cell, RowChange, RowOp};
 use crate::wal::client::{Client, classify};

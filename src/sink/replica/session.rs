@@ -183,11 +183,19 @@ impl ReplicaSession {
 /// As the connection; definite when what is stored is of a newer version.
 pub fn peek(settings: &ReplicaSettings) -> Result<Stored> {
     let mut link = Link::open(&settings.url, "walgate")?;
-    link.run_mut(async |client| match client.query_one(SCHEMA_EXISTS, &[]).await.map_err(classify)?.get(0) {
-        true => read_stored(client, &settings.pipeline).await,
+    link.run_mut(async |client| stored(client, &settings.pipeline).await)
+        .map_err(|error| error.context(format_args!("replica {}", settings.name)))
+}
+
+/// The same on a connection with the replica that is there already.
+///
+/// # Errors
+/// As [`peek`].
+pub async fn stored(client: &Client, pipeline: &str) -> Result<Stored> {
+    match client.query_one(SCHEMA_EXISTS, &[]).await.map_err(classify)?.get(0) {
+        true => read_stored(client, pipeline).await,
         false => Ok(Stored::default()),
-    })
-    .map_err(|error| error.context(format_args!("replica {}", settings.name)))
+    }
 }
 
 /// Removes what is stored about the pipeline, never a replica's rows; with the last pipeline Walgate's own tables go,
