@@ -16,20 +16,20 @@ use serde::Deserialize;
 use crate::contender::{Contender, Kind};
 use crate::process::Process;
 use crate::report::{Report, Unit};
-use crate::servers::{Database, client, kafka_brokers};
+use crate::servers::{Database, Session, client, kafka_brokers};
 use crate::{Result, Settings, hub, say, table};
 
 const CONNECTIONS: u64 = 12;
 /// Not counted: connections, caches and the broker get warm.
-const WARM_UP_SECONDS: u64 = 3;
+pub const WARM_UP_SECONDS: u64 = 3;
 /// How long the first event, and what is missing at the end, may take.
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// Numbers of a run's rows begin at a multiple of it.
-const RUN_ROWS_MAX: u64 = 1_000_000_000;
+pub const RUN_ROWS_MAX: u64 = 1_000_000_000;
 
 /// A transaction as its writer saw it, microseconds since 1970.
 #[derive(Clone, Copy)]
-struct Written {
+pub struct Written {
     id: u64,
     scheduled_us: u64,
     returned_us: u64,
@@ -37,10 +37,10 @@ struct Written {
 
 /// An event as the consumer saw it, microseconds since 1970.
 #[derive(Clone, Copy)]
-struct Received {
-    id: u64,
-    written_us: u64,
-    received_us: u64,
+pub struct Received {
+    pub id: u64,
+    pub written_us: u64,
+    pub received_us: u64,
 }
 
 #[derive(Deserialize)]
@@ -58,10 +58,7 @@ struct Row {
 pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     let database = Database::new("latency")?;
     let name = table::NAME;
-    database.session().run(&format!(
-        "CREATE TABLE {name} (id bigint PRIMARY KEY, payload text NOT NULL DEFAULT repeat('walgate ', 16), \
-        written_us bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
-    ))?;
+    create_table(database.session())?;
     database.session().run(&format!("CREATE PUBLICATION {name} FOR TABLE {name}"))?;
     let mut base = 0;
     for nth in 1..=settings.runs {
@@ -75,6 +72,15 @@ pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The table, whose rows say when they were written.
+pub fn create_table(session: &Session) -> Result<()> {
+    session.run(&format!(
+        "CREATE TABLE {} (id bigint PRIMARY KEY, payload text NOT NULL DEFAULT repeat('walgate ', 16), \
+        written_us bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)",
+        table::NAME
+    ))
 }
 
 fn one_run(
@@ -167,7 +173,7 @@ fn receive(consumer: &BaseConsumer, base: u64, count: u64) -> Result<Vec<Receive
 }
 
 /// Inserts `count` rows after `base`, `rate` a second.
-fn write(database: &Database, rate: u64, base: u64, count: u64) -> Result<Vec<Written>> {
+pub fn write(database: &Database, rate: u64, base: u64, count: u64) -> Result<Vec<Written>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Time for all of them to connect.
@@ -203,22 +209,22 @@ fn write(database: &Database, rate: u64, base: u64, count: u64) -> Result<Vec<Wr
 }
 
 /// Histograms in microseconds.
-struct Figures {
-    from_insert: Histogram<u64>,
-    from_return: Histogram<u64>,
-    from_schedule: Histogram<u64>,
+pub struct Figures {
+    pub from_insert: Histogram<u64>,
+    pub from_return: Histogram<u64>,
+    pub from_schedule: Histogram<u64>,
     /// Transactions that returned, a second.
-    rate: f64,
+    pub rate: f64,
 }
 
 impl Figures {
     /// Without the first `warm_up` rows; an error unless every row's event came exactly once.
-    fn of(written: &[Written], received: &[Received], base: u64, warm_up: u64) -> Result<Figures> {
+    pub fn of(written: &[Written], received: &[Received], base: u64, warm_up: u64) -> Result<Figures> {
         let (mut written, mut received) = (written.to_vec(), received.to_vec());
         written.sort_by_key(|row| row.id);
         received.sort_by_key(|row| row.id);
         if !written.iter().map(|row| row.id).eq(received.iter().map(|row| row.id)) {
-            return Err("events are missing, or came twice".into());
+            return Err("some are missing, or came twice".into());
         }
         let histogram = || Histogram::<u64>::new(3);
         let mut figures = Figures {
@@ -243,11 +249,11 @@ impl Figures {
 }
 
 /// In milliseconds.
-fn quantile(histogram: &Histogram<u64>, q: f64) -> f64 {
+pub fn quantile(histogram: &Histogram<u64>, q: f64) -> f64 {
     Duration::from_micros(histogram.value_at_quantile(q)).as_secs_f64() * 1e3
 }
 
-fn now_us() -> u64 {
+pub fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,16 +1,18 @@
-//! What Walgate can do, measured against PostgreSQL's own client: `make bench`.
+//! What Walgate can do, measured against PostgreSQL's own client and its own subscription: `make bench`.
 //!
 //! In: the servers that `scripts/bench` started, named by `WALGATE_TEST_*`. Out: a table on the terminal and in
-//! `target/bench/issue3.md`, each run's figure, and a verdict for every goal. Always: what is compared runs side
+//! `target/bench/figures.md`, each run's figure, and a verdict for every goal. Always: what is compared runs side
 //! by side in one run of the program, contenders interleaved and their order turned from round to round; every
 //! event is counted at the far side, outside of the time measured; figures are medians of the runs.
 
 mod backlog;
 mod contender;
+mod goals;
 mod hub;
 mod latency;
 mod machine;
 mod process;
+mod replica;
 mod report;
 mod servers;
 mod snapshot;
@@ -63,6 +65,18 @@ pub enum Scenario {
     Latency,
     /// The initial copy of one table
     Snapshot,
+    /// A replica, and a backlog of inserts in transactions of 100k rows
+    ReplicaBulk,
+    /// A replica, and a backlog of single-row transactions
+    ReplicaSmall,
+    /// A replica, and a backlog of single-row updates
+    ReplicaUpdates,
+    /// A replica, and a backlog of one transaction that updates half as many rows
+    ReplicaOneUpdate,
+    /// The initial copy of one table to a replica
+    ReplicaCopy,
+    /// From commit to visible on a replica under a steady load
+    ReplicaLag,
 }
 
 /// What keeps the figures from being had; shown, and the end.
@@ -104,6 +118,12 @@ fn measure(settings: &Settings) -> Result<()> {
             Scenario::Huge => backlog::huge(settings, &mut report)?,
             Scenario::Latency => latency::run(settings, &mut report)?,
             Scenario::Snapshot => snapshot::run(settings, &mut report)?,
+            Scenario::ReplicaBulk => replica::bulk(settings, &mut report)?,
+            Scenario::ReplicaSmall => replica::small(settings, &mut report)?,
+            Scenario::ReplicaUpdates => replica::updates(settings, &mut report)?,
+            Scenario::ReplicaOneUpdate => replica::one_update(settings, &mut report)?,
+            Scenario::ReplicaCopy => replica::copy(settings, &mut report)?,
+            Scenario::ReplicaLag => replica::lag(settings, &mut report)?,
         }
     }
     let path = report.write()?;

@@ -6,8 +6,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::contender::Kind;
-use crate::{Result, Settings};
+use crate::{Result, Settings, goals};
 
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,16 +55,6 @@ pub struct Report {
     series: Vec<Series>,
 }
 
-/// A line of the issue's table.
-struct Goal {
-    what: String,
-    figures: Vec<f64>,
-    at_least: &'static [f64],
-    aim: &'static [f64],
-    more_is_better: bool,
-    unit: &'static str,
-}
-
 impl Report {
     /// An empty one.
     pub fn new(settings: &Settings, machine: Vec<(String, String)>) -> Report {
@@ -97,10 +86,10 @@ impl Report {
         self.add(name, Unit::Mebibytes, f64::from(kib) / 1024.0);
     }
 
-    /// Writes it to `target/bench/issue3.md`.
+    /// Writes it to `target/bench/figures.md`.
     pub fn write(&self) -> Result<PathBuf> {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target folder")?;
-        let path = target.join("bench").join("issue3.md");
+        let path = target.join("bench").join("figures.md");
         std::fs::create_dir_all(target.join("bench"))?;
         std::fs::write(&path, self.markdown())?;
         Ok(path)
@@ -112,17 +101,12 @@ impl Report {
         let machine = self.machine.iter().map(|(name, value)| vec![name.clone(), value.clone()]);
         write_table(&mut out, &["", ""], machine);
         out.push('\n');
-        let goals = self.goals();
-        let goals = goals.iter().map(|goal| {
-            vec![
-                goal.what.clone(),
-                goal.texts(&goal.figures),
-                goal.texts(goal.at_least),
-                goal.texts(goal.aim),
-                goal.verdict().to_owned(),
-            ]
-        });
-        write_table(&mut out, &["what", "measured", "at least", "aim", "verdict"], goals);
+        let goals = goals::of(self);
+        write_table(
+            &mut out,
+            &["what", "measured", "at least", "aim", "verdict"],
+            goals.into_iter().map(goals::Goal::cells),
+        );
         out.push('\n');
         let series = self.series.iter().map(|series| {
             let unit = series.unit;
@@ -139,84 +123,22 @@ impl Report {
         out
     }
 
-    fn median(&self, name: &str) -> Option<f64> {
+    /// The median of a figure's runs, if it was measured.
+    pub fn median(&self, name: &str) -> Option<f64> {
         let series = self.series.iter().find(|series| series.name == name)?;
         let [_, median, _] = spread(&series.values);
         Some(median)
     }
 
+    /// The largest value of all series in whose names this is.
+    pub fn most(&self, part: &str) -> Option<f64> {
+        let series = self.series.iter().filter(|series| series.name.contains(part));
+        series.flat_map(|series| &series.values).copied().reduce(f64::max)
+    }
+
     /// How many times as fast `name` is as `base`, by the medians of their times.
-    fn speed_ratio(&self, name: &str, base: &str) -> Option<f64> {
+    pub fn speed_ratio(&self, name: &str, base: &str) -> Option<f64> {
         Some(self.median(base)? / self.median(name)?)
-    }
-
-    /// The table of issue 3.
-    fn goals(&self) -> Vec<Goal> {
-        let mut goals = Vec::new();
-        let mut goal =
-            |what: String, figures: Option<Vec<f64>>, limits: [&'static [f64]; 2], better, unit| {
-                let Some(figures) = figures else { return };
-                let [at_least, aim] = limits;
-                goals.push(Goal { what, figures, at_least, aim, more_is_better: better, unit });
-            };
-        let [recvlogical, alo, eo] =
-            [Kind::Recvlogical, Kind::AtLeastOnce, Kind::ExactlyOnce].map(|kind| kind.to_string());
-        let ratio = |scenario: &str, of: &str, to: &str| {
-            let ratio = self.speed_ratio(&format!("{scenario}: {of}"), &format!("{scenario}: {to}"));
-            ratio.map(|ratio| vec![ratio])
-        };
-        let figures =
-            |names: &[String]| -> Option<Vec<f64>> { names.iter().map(|name| self.median(name)).collect() };
-
-        let what = "backlog of bulk rows, at-least-once, against pg_recvlogical";
-        goal(what.to_owned(), ratio("bulk", &alo, &recvlogical), [&[0.9], &[1.0]], true, "x");
-        let what = "the same with exactly-once, against at-least-once";
-        goal(what.to_owned(), ratio("bulk", &eo, &alo), [&[0.85], &[0.95]], true, "x");
-        let what = "backlog of single-row transactions, at-least-once, against pg_recvlogical";
-        goal(what.to_owned(), ratio("small", &alo, &recvlogical), [&[1.3], &[2.5]], true, "x");
-        for kind in [&alo, &eo] {
-            let cpu = figures(&[format!("bulk: CPU per 1M events, {kind}")]);
-            goal(format!("CPU per 1M events, {kind}"), cpu, [&[4.0], &[1.5]], false, "s");
-        }
-        let memory = self.series.iter().filter(|series| series.name.contains("peak memory"));
-        let peak = memory.flat_map(|series| &series.values).copied().reduce(f64::max);
-        let what = "peak memory of all these runs";
-        goal(what.to_owned(), peak.map(|peak| vec![peak]), [&[128.0], &[48.0]], false, "MiB");
-        let limits: [[&'static [f64]; 2]; 2] = [[&[10.0, 40.0], &[3.0, 10.0]], [&[30.0, 80.0], &[8.0, 35.0]]];
-        for (kind, limits) in [&alo, &eo].into_iter().zip(limits) {
-            let latency = figures(&[format!("latency p50, {kind}"), format!("latency p99, {kind}")]);
-            goal(format!("latency to the consumer, p50 / p99, {kind}"), latency, limits, false, "ms");
-        }
-        for kind in [&alo, &eo] {
-            let rate = figures(&[format!("snapshot: {kind}")]);
-            goal(format!("snapshot to Kafka, {kind}"), rate, [&[100_000.0], &[250_000.0]], true, "rows/s");
-        }
-        goals
-    }
-}
-
-impl Goal {
-    fn meets(&self, limits: &[f64]) -> bool {
-        self.figures
-            .iter()
-            .zip(limits)
-            .all(|(figure, limit)| if self.more_is_better { figure >= limit } else { figure <= limit })
-    }
-
-    fn verdict(&self) -> &'static str {
-        if self.meets(self.aim) {
-            "PASS, aim reached"
-        } else if self.meets(self.at_least) {
-            "PASS, below the aim"
-        } else {
-            "FAIL, below the floor"
-        }
-    }
-
-    fn texts(&self, values: &[f64]) -> String {
-        let digits = usize::from(values.iter().all(|value| *value < 1000.0)) * 2;
-        let texts: Vec<String> = values.iter().map(|value| format!("{value:.digits$}")).collect();
-        format!("{} {}", texts.join(" / "), self.unit)
     }
 }
 

@@ -85,10 +85,18 @@ pub struct Database {
 }
 
 impl Database {
-    /// An empty one.
+    /// An empty one on the source's server.
     pub fn new(scenario: &str) -> Result<Database> {
-        let server_url = variable("WALGATE_TEST_PG_URL")?;
-        let name = format!("bench_{scenario}_{}", std::process::id());
+        Database::on(variable("WALGATE_TEST_PG_URL")?, scenario)
+    }
+
+    /// An empty one on the replica's server.
+    pub fn of_replica(name: &str) -> Result<Database> {
+        Database::on(variable("WALGATE_BENCH_REPLICA_URL")?, name)
+    }
+
+    fn on(server_url: String, name: &str) -> Result<Database> {
+        let name = format!("bench_{name}_{}", std::process::id());
         Session::connect(&server_url)?.run(&format!("CREATE DATABASE {name} TEMPLATE template0"))?;
         let mut database = Database { name, server_url, session: None };
         database.session = Some(Session::connect(&database.url())?);

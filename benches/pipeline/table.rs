@@ -18,12 +18,17 @@ pub const NAME: &str = name!();
 
 /// Makes table and publication.
 pub fn create(session: &Session) -> Result<()> {
+    create_table(session)?;
+    session
+        .run(&format!("CREATE PUBLICATION {NAME} FOR TABLE {NAME} WITH (publish_via_partition_root = true)"))
+}
+
+/// Makes the table.
+pub fn create_table(session: &Session) -> Result<()> {
     session.run(&format!(
         "CREATE TABLE {NAME} (id bigint PRIMARY KEY, a int NOT NULL, b text NOT NULL, c timestamptz NOT NULL, \
         d numeric(14,4) NOT NULL) WITH (autovacuum_enabled = false)"
-    ))?;
-    session
-        .run(&format!("CREATE PUBLICATION {NAME} FOR TABLE {NAME} WITH (publish_via_partition_root = true)"))
+    ))
 }
 
 /// Inserts rows number `first` to `last`, in one transaction.
@@ -42,6 +47,21 @@ pub fn insert_one_by_one(session: &Session, count: u64) -> Result<()> {
         values()
     ))?;
     session.run(&format!("CALL insert_one_by_one({count})"))
+}
+
+/// Updates `count` rows of as many, a transaction each, in no order of their keys.
+pub fn update_one_by_one(session: &Session, count: u64) -> Result<()> {
+    session.run(&format!(
+        "CREATE PROCEDURE update_one_by_one(last bigint) LANGUAGE plpgsql AS $$ BEGIN \
+        FOR i IN 1..last LOOP UPDATE {NAME} SET a = a + 1, d = d + 1 WHERE id = i * 7919 % last + 1; COMMIT; \
+        END LOOP; END $$"
+    ))?;
+    session.run(&format!("CALL update_one_by_one({count})"))
+}
+
+/// Updates all rows, in one transaction.
+pub fn update_all(session: &Session) -> Result<()> {
+    session.run(&format!("UPDATE {NAME} SET a = a + 1, d = d + 1"))
 }
 
 /// The mean size of a row, in bytes of its columns' texts.
