@@ -12,6 +12,7 @@ pub mod check;
 pub mod migrate;
 pub mod verify;
 pub mod resync;
+pub mod sync_sequences;
 mod demo;
 
 use std::fmt;
@@ -82,6 +83,8 @@ pub enum Command {
     Verify(verify::Arguments),
     /// Copy tables again, while the rest goes on
     Resync(resync::Arguments),
+    /// Bring the replicas' sequences forward to the source's; exit code 1 when one could not be
+    SyncSequences(sync_sequences::Arguments),
     /// Remove slots, publications, checkpoints and Walgate's own objects; events and tables stay
     Drop(drop::Arguments),
     /// Show all of it on a throwaway local cluster: nothing to install but PostgreSQL
@@ -148,6 +151,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tail(arguments) => tail::run(load(&cli.config)?, arguments).await,
         Command::Verify(arguments) => verify::run(load(&cli.config)?, &arguments).await,
         Command::Resync(arguments) => resync::run(load(&cli.config)?, &arguments).await,
+        Command::SyncSequences(arguments) => sync_sequences::run(load(&cli.config)?, &arguments).await,
         Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,
     }

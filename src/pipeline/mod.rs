@@ -12,6 +12,7 @@ pub mod pump;
 pub mod start;
 pub mod status;
 pub mod tables;
+pub mod sequences;
 pub mod stream;
 #[cfg(test)]
 mod simulation;
@@ -191,6 +192,14 @@ impl Pipeline {
             () = drain_wished(&mut asked) => return Ok(Ended::Drained),
             copied = crate::snapshot::run(self, started) => copied?,
         };
+        if self.replica.is_some() {
+            tokio::select! {
+                biased;
+                error = lock.lost() => return Err(error),
+                () = drain_wished(&mut asked) => return Ok(Ended::Drained),
+                () = sequences::sync_at_start(self) => {}
+            }
+        }
         stream::run(self, copied, &lock, wish).await
     }
 }

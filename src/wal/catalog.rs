@@ -185,7 +185,18 @@ SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attno
          (SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.collname) \
           FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace cn ON cn.oid = c.collnamespace \
           WHERE c.oid = a.attcollation) END, \
-       ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = a.atttypid ORDER BY e.enumsortorder) \
+       ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = a.atttypid ORDER BY e.enumsortorder), \
+       CASE WHEN a.attnotnull THEN (SELECT pg_catalog.format('START %s INCREMENT %s MINVALUE %s MAXVALUE %s CACHE %s%s', \
+           least(greatest(q.seqstart, w.low), w.high), q.seqincrement, greatest(q.seqmin, w.low), least(q.seqmax, w.high), \
+           q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' END) \
+         FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.objid \
+         JOIN (VALUES (21::oid, -32768::int8, 32767::int8), (23, -2147483648, 2147483647), \
+               (20, -9223372036854775808, 9223372036854775807)) w (of_type, low, high) ON w.of_type = a.atttypid \
+         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum \
+           AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i') \
+           AND (a.attidentity <> '' OR EXISTS (SELECT FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_depend u \
+                ON u.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND u.objid = f.oid AND u.refobjid = d.objid \
+                WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum)) ORDER BY d.deptype DESC LIMIT 1) END \
 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
@@ -205,6 +216,8 @@ pub struct ColumnDefinition {
     pub collation: Option<String>,
     /// The labels of an enum, in their order.
     pub enum_labels: Vec<String>,
+    /// The options of the sequence that it owns and draws from, as an identity column has them, within its type's range.
+    pub identity_options: Option<String>,
 }
 
 /// The definitions of all columns of the table `oid`.
@@ -223,6 +236,7 @@ pub async fn definitions(client: &mut Client, oid: Oid) -> Result<Vec<ColumnDefi
         type_name: (row.get(3), row.get(4)),
         collation: row.get(5),
         enum_labels: row.get(6),
+        identity_options: row.get(7),
     };
     Ok(rows.iter().map(column).collect())
 }

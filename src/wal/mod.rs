@@ -18,6 +18,7 @@ pub mod pgoutput;
 mod corpus;
 
 pub mod catalog;
+pub mod sequence;
 pub mod publication;
 pub mod slot;
 pub mod lock;

@@ -18,6 +18,7 @@ mod values;
 mod crash;
 mod faults;
 mod replicate;
+mod sequences;
 mod filters;
 mod check;
 mod demo;

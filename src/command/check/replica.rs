@@ -8,11 +8,13 @@ use super::tables::rule_name;
 use crate::config::Replica;
 use crate::error::Result;
 use crate::pipeline::Pipeline;
+use crate::pipeline::sequences::{drawn_from, grant_on_source};
 use crate::pipeline::start::blocking;
 use crate::pipeline::tables::MatchedTable;
 use crate::route::name::TablePattern;
 use crate::sink::checkpoint::Stored;
 use crate::sink::destination::{self, Address};
+use crate::sink::replica::ReplicaSequence;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::sql::{quote_ident, quote_qualified};
 
@@ -21,6 +23,7 @@ const SERVER: &str = "SELECT CURRENT_USER::text, pg_catalog.current_database()::
 pg_catalog.pg_is_in_recovery(), \
 pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
 pg_catalog.to_regnamespace('walgate') IS NOT NULL";
+const ROLE: &str = "SELECT CURRENT_USER::text";
 /// Which database it is: comparable with the source's.
 const WHO: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text, \
 (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
@@ -154,6 +157,40 @@ pub async fn tables(replica: &Replica, view: &ReplicaView, source: &SourceView, 
             report.error(&format!("{}.url", replica.key_path), &error, "");
         }
     }
+    if let Err(error) = sequences(replica, view, source, report).await {
+        report.error(&format!("{}.url", replica.key_path), &error, "");
+    }
+}
+
+/// Sequences that are not brought forward, for want of a right on either side.
+async fn sequences(
+    replica: &Replica,
+    view: &ReplicaView,
+    source: &SourceView,
+    report: &Report,
+) -> Result<()> {
+    let role = source.client.query_one(ROLE, &[]).await.map_err(classify)?.get::<_, String>(0);
+    for (matched, sequence) in drawn_from(&source.client, &source.tables).await? {
+        let (schema, table) = matched.rule.target_name(&matched.table.schema, &matched.table.name);
+        let place = (schema.as_str(), table.as_str(), sequence.column.as_str());
+        let Some(found) = ReplicaSequence::of_column(&view.client, place, &sequence).await? else { continue };
+        let on_source = (!sequence.may_read).then(|| grant_on_source(&sequence, &role));
+        for grant in found.missing_grant().into_iter().chain(on_source) {
+            report.add_about(
+                Severity::Warning,
+                &format!("{}.to", matched.rule.key_path),
+                &[rule_name(&matched.table)],
+                format!(
+                    "replica {}: its sequence {} is not brought forward to the source's {}",
+                    replica.name,
+                    found.display_name(),
+                    sequence.display_name()
+                ),
+                grant,
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn table(

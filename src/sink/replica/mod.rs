@@ -29,9 +29,11 @@ mod copy;
 mod ordered;
 mod fetch;
 mod conflict;
+mod sequences;
 
 pub use conflict::{CONFLICTS_TOTAL, ConflictKind};
 pub use schema::Wanted;
+pub use sequences::{Brought, ReplicaSequence};
 pub use session::{ReplicaSession, forget, peek, stored};
 
 use std::collections::VecDeque;
