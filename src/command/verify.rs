@@ -67,20 +67,20 @@ struct Report {
 
 /// Of one table.
 #[derive(Debug, Serialize)]
-struct TableReport {
+pub(super) struct TableReport {
     replica: String,
     /// On the source.
     table: String,
     /// On the replica.
     target: String,
-    rows_source: u64,
-    rows_replica: u64,
-    differing: Vec<Differing>,
+    pub(super) rows_source: u64,
+    pub(super) rows_replica: u64,
+    pub(super) differing: Vec<Differing>,
 }
 
 /// A key whose rows differ.
 #[derive(Debug, Serialize, PartialEq, Eq)]
-struct Differing {
+pub(super) struct Differing {
     /// The texts of its columns, of a table without a key all of them; null for NULL.
     key: Vec<Option<String>>,
     what: What,
@@ -178,7 +178,8 @@ struct Compared {
     rows_replica: String,
 }
 
-async fn compare(pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<TableReport>> {
+/// The tables of one replica.
+pub(super) async fn compare(pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<TableReport>> {
     let Address::Replica(settings) = pipeline.address()? else { return Ok(Vec::new()) };
     let failed = |error: Error| error.context(format_args!("replica {}", pipeline.short_name()));
     let sides = Sides {

@@ -73,10 +73,14 @@ fn every_table_is_equal_and_nothing_is_left() {
         let line = line.unwrap_or_else(|| panic!("no line of {table}: {stdout}"));
         assert!(line.contains(" rows  equal") && !line.contains(" 0 rows"), "{line}");
     }
+    let line = stdout.lines().find(|line| line.trim_start().starts_with("reporting: orders "));
+    let line = line.unwrap_or_else(|| panic!("no line of the replica: {stdout}"));
+    assert!(line.contains(" rows  equal (walgate verify)") && !line.contains(" 0 rows"), "{line}");
+    assert!(line.contains(" in and ") && !line.contains("moved 0 in"), "{line}");
     for word in [
         "EQUAL: ",
-        "killed the pipeline in the middle",
-        "it went on from its checkpoint",
+        "killed both pipelines in the middle",
+        "each went on from its checkpoint",
         "walgate_hub_inserts",
         "unchanged: [\"scan\"]",
         "moved_from: ",

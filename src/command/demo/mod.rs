@@ -2,7 +2,7 @@
 //!
 //! In: PostgreSQL's programs and a number of seconds. Out: a story on stdout, and exit code 0 only if the events,
 //! read as a consumer reads them, add up to exactly the source's tables and to exactly the changes that were
-//! committed. Always: nothing is left behind, whichever way it ends; no port is opened; the engine is the one
+//! committed, and the replica's rows are the orders that its filter lets pass. Always: nothing is left behind, whichever way it ends; no port is opened; the engine is the one
 //! that `walgate run` has.
 
 mod check;
@@ -10,6 +10,7 @@ mod cluster;
 mod consumer;
 mod programs;
 mod progress;
+mod reporting;
 mod running;
 mod verdict;
 mod workload;
@@ -33,9 +34,10 @@ use cluster::Cluster;
 use consumer::{Consumer, Fold, unix_micros};
 use programs::Programs;
 use progress::{Progress, grouped, milliseconds};
+use reporting::{FILTER, REPORTING};
 use running::Running;
 use verdict::Outage;
-use workload::{Committed, DATABASE, Dice};
+use workload::{Committed, DATABASE, Dice, ORDERS};
 
 /// What `walgate demo` is asked.
 #[derive(Debug, Args)]
@@ -55,7 +57,7 @@ const PUBLICATION_OF: &str =
 /// Runs the demo.
 ///
 /// # Errors
-/// [`Failure::Found`] when the events are not the source's changes; the story says where. An error of its parts
+/// [`Failure::Found`] when the events are not the source's changes, or the replica not what its rule says; the story says where. An error of its parts
 /// otherwise, an interrupt included.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let progress = Progress::new();
@@ -100,15 +102,18 @@ async fn on_cluster(arguments: &Arguments, progress: &Progress, cluster: &Cluste
     for table in &tables {
         rows_at_first.push(check::count(&client, table).await?);
     }
-    let config = configuration(cluster)?;
-    let pipeline = Pipeline::of_hub(Arc::new(config), false)?;
+    let pipelines = Pipeline::all(&Arc::new(configuration(cluster)?), false)?;
+    let [hub, replica] = pipelines.as_slice() else {
+        return Err(Error::definite("the demo's configuration has another number of pipelines"));
+    };
+    let reporting = cluster.connect(REPORTING).await?;
     let mut consumer = Consumer::start(cluster.hub())?;
 
     let began = Instant::now();
-    let running = Running::start(pipeline.clone());
+    let running = Running::start(&pipelines);
     let copied = rows_at_first.iter().sum::<u64>();
     let copy = async {
-        is_streaming(&pipeline).await?;
+        are_streaming(&pipelines).await?;
         let copied_in = began.elapsed();
         // So that the lag, from here on, is not that of a consumer which still reads the copy.
         while consumer.with_seen(|seen| seen.events) < copied {
@@ -118,17 +123,18 @@ async fn on_cluster(arguments: &Arguments, progress: &Progress, cluster: &Cluste
         Ok::<_, Error>(copied_in)
     };
     let copy = running.unless_it_ends(copy);
-    let copied_in = progress.while_events_come("copying", &consumer, &pipeline.status, copy).await??;
+    let copied_in = progress.while_events_come("copying", &consumer, &hub.status, copy).await??;
     progress.say(format!(
-        "copied {} rows in {:.1} s, each a `read` event; from here on it streams",
+        "copied {} rows in {:.1} s, each a `read` event, and {} orders as rows to the replica {REPORTING} (WHERE {FILTER});\n  from here on both stream",
         grouped(copied),
-        copied_in.as_secs_f64()
+        copied_in.as_secs_f64(),
+        grouped(reporting::count(&reporting).await?)
     ));
     warn_of_keyless(progress, &client).await?;
 
     let (committed, running, outage) =
-        stream(arguments, progress, cluster, &pipeline, &consumer, running).await?;
-    progress.while_events_come("finishing", &consumer, &pipeline.status, finish(running, &pipeline)).await?;
+        stream(arguments, progress, cluster, &pipelines, &consumer, running).await?;
+    progress.while_events_come("finishing", &consumer, &hub.status, finish(running, &pipelines)).await?;
     let checking = async {
         let fold = consumer.finish().await?;
         let comparisons = compare(&client, &tables, &fold, &committed, &rows_at_first).await?;
@@ -137,31 +143,39 @@ async fn on_cluster(arguments: &Arguments, progress: &Progress, cluster: &Cluste
     let (fold, comparisons) = progress
         .while_waiting("comparing what the events add up to with the source's tables", checking)
         .await?;
+    let verified = progress.while_waiting("verifying the replica", reporting::verify(replica)).await?;
     progress.show_samples(&consumer);
     let lags = consumer.with_seen(|seen| std::mem::take(&mut seen.lags));
-    Ok(verdict::tell(progress, &committed, &fold, &comparisons, lags, &outage))
+    let are_rows_equal = reporting::tell(progress, &verified, &committed);
+    Ok(verdict::tell(progress, &committed, &fold, &comparisons, lags, &outage) && are_rows_equal)
 }
 
 fn configuration(cluster: &Cluster) -> Result<Config> {
     let quoted = |text: String| toml::Value::String(text).to_string();
     let text = format!(
-        "[source]\nname = \"shop\"\nurl = {}\n[hub]\nkind = \"file\"\npath = {}\n[admin]\nlisten = \"off\"\n",
+        "[source]\nname = \"shop\"\nurl = {}\n[hub]\nkind = \"file\"\npath = {}\n[admin]\nlisten = \"off\"\n\
+         [[replica]]\nname = \"{REPORTING}\"\nurl = {}\n\
+         [[table]]\nname = \"public.*\"\n\
+         [[table]]\nname = \"{ORDERS}\"\nmode = \"replicate\"\nwhere = \"{FILTER}\"\n",
         quoted(cluster.url(DATABASE)),
         quoted(cluster.hub().to_string_lossy().into_owned()),
+        quoted(cluster.url(REPORTING)),
     );
     Config::parse(&text, &|_| None, cluster.folder())
         .map_err(|faults| Error::definite(format!("the demo's own configuration: {faults}")))
 }
 
-/// Resolves when the copy is done.
-async fn is_streaming(pipeline: &Pipeline) -> Result<()> {
+/// Resolves when the copies are done.
+async fn are_streaming(pipelines: &[Pipeline]) -> Result<()> {
     let began = Instant::now();
-    while pipeline.status.read().state != State::Streaming {
-        is_in_time(began).map_err(|error| match pipeline.status.read().last_error {
-            Some(last) => error.with_hint(last),
-            None => error,
-        })?;
-        tokio::time::sleep(POLL_TIME).await;
+    for pipeline in pipelines {
+        while pipeline.status.read().state != State::Streaming {
+            is_in_time(began).map_err(|error| match pipeline.status.read().last_error {
+                Some(last) => error.with_hint(last),
+                None => error,
+            })?;
+            tokio::time::sleep(POLL_TIME).await;
+        }
     }
     Ok(())
 }
@@ -186,12 +200,12 @@ async fn warn_of_keyless(progress: &Progress, client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// The workload, with the pipeline's violent end at a random moment of its middle.
+/// The workload, with the pipelines' violent end at a random moment of its middle.
 async fn stream(
     arguments: &Arguments,
     progress: &Progress,
     cluster: &Cluster,
-    pipeline: &Pipeline,
+    pipelines: &[Pipeline],
     consumer: &Consumer,
     running: Running,
 ) -> Result<(Committed, Running, Outage)> {
@@ -207,38 +221,40 @@ async fn stream(
         running.unless_it_ends(tokio::time::sleep(length * permille / 1000)).await?;
         let from = unix_micros(SystemTime::now());
         running.kill().await;
-        pipeline.status.enter(State::Stopped);
+        pipelines.iter().for_each(|pipeline| pipeline.status.enter(State::Stopped));
         let stored = file::peek(&cluster.hub())?.checkpoint;
         let at = stored.map_or_else(|| "none".to_owned(), |checkpoint| checkpoint.commit_lsn.to_string());
         progress.say(format!(
-            "killed the pipeline in the middle, {} events in; the hub's checkpoint is at {at}, the workload goes on",
+            "killed both pipelines in the middle, {} events in; the hub's checkpoint is at {at}, the workload goes on",
             grouped(consumer.with_seen(|seen| seen.events))
         ));
-        let running = Running::start(pipeline.clone());
-        running.unless_it_ends(is_streaming(pipeline)).await??;
+        let running = Running::start(pipelines);
+        running.unless_it_ends(are_streaming(pipelines)).await??;
         let until = unix_micros(SystemTime::now());
         progress.say(format!(
-            "started it again: it went on from its checkpoint, streaming after {}",
+            "started them again: each went on from its checkpoint, streaming after {}",
             milliseconds(until.saturating_sub(from))
         ));
         running.unless_it_ends(is_over.notified()).await?;
         Ok::<_, Error>((running, Outage { from, until }))
     };
     let both = async { tokio::try_join!(work, crash) };
+    let status = &pipelines.first().expect("there are two").status;
     let (committed, (running, outage)) =
-        progress.while_events_come("streaming", consumer, &pipeline.status, both).await?;
+        progress.while_events_come("streaming", consumer, status, both).await?;
     Ok((committed, running, outage))
 }
 
 /// Drains, then lets a last start deliver everything that was committed.
-async fn finish(running: Running, pipeline: &Pipeline) -> Result<()> {
+async fn finish(running: Running, pipelines: &[Pipeline]) -> Result<()> {
     let last = async {
         running.drain().await?;
-        Running::start(Pipeline { until_caught_up: true, ..pipeline.clone() }).end().await
+        let last = |pipeline: &Pipeline| Pipeline { until_caught_up: true, ..pipeline.clone() };
+        Running::start(&pipelines.iter().map(last).collect::<Vec<_>>()).end().await
     };
     tokio::time::timeout(PATIENCE, last)
         .await
-        .unwrap_or_else(|_| Err(Error::definite("the pipeline does not catch up")))
+        .unwrap_or_else(|_| Err(Error::definite("the pipelines do not catch up")))
 }
 
 async fn compare(

@@ -1,79 +1,78 @@
-//! The engine at work on a pipeline inside of this process, so that it can be watched, drained and killed.
+//! The engine at work on pipelines inside of this process, so that they can be watched, drained and killed.
 //!
-//! In: a pipeline. Out: its attempts, one after the other, as [`engine::supervise`] makes them. Always: it ends when
-//! its handle is dropped.
+//! In: pipelines. Out: their attempts, one after the other, as [`engine::supervise`] makes them. Always: they end when
+//! their handle is dropped.
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::pipeline::status::State;
 use crate::pipeline::{Pipeline, Wish};
 
-/// A pipeline that runs; ended at once when dropped.
+/// Pipelines that run; ended at once when dropped.
 #[derive(Debug)]
 pub struct Running {
-    task: JoinHandle<Result<()>>,
+    tasks: JoinSet<Result<()>>,
     wish: watch::Sender<Wish>,
     ended: watch::Receiver<bool>,
 }
 
 impl Running {
-    /// Starts it.
-    pub fn start(pipeline: Pipeline) -> Running {
-        let (wish, mut wishes) = watch::channel(Wish::Run);
+    /// Starts them.
+    pub fn start(pipelines: &[Pipeline]) -> Running {
+        let (wish, wishes) = watch::channel(Wish::Run);
         let (end, ended) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            let result = engine::supervise(&pipeline, &mut wishes).await;
-            pipeline.status.enter(State::Stopped);
-            let _ = end.send(true);
-            result
-        });
-        Running { task, wish, ended }
+        let mut tasks = JoinSet::new();
+        for pipeline in pipelines.iter().cloned() {
+            let (mut wishes, end) = (wishes.clone(), end.clone());
+            tasks.spawn(async move {
+                let result = engine::supervise(&pipeline, &mut wishes).await;
+                pipeline.status.enter(State::Stopped);
+                let _ = end.send(true);
+                result
+            });
+        }
+        Running { tasks, wish, ended }
     }
 
-    /// Waits for `work`, which needs the pipeline to run.
+    /// Waits for `work`, which needs all of them to run.
     ///
     /// # Errors
-    /// Definite: the pipeline has ended.
+    /// Definite: a pipeline has ended.
     pub async fn unless_it_ends<T>(&self, work: impl Future<Output = T>) -> Result<T> {
         let mut ended = self.ended.clone();
         tokio::select! {
             biased;
             done = work => Ok(done),
-            _ = ended.wait_for(|ended| *ended) => Err(Error::definite("the pipeline has ended")),
+            _ = ended.wait_for(|ended| *ended) => Err(Error::definite("a pipeline has ended")),
         }
     }
 
-    /// Ends it where it stands: nothing is drained, nothing confirmed, as by a crash.
+    /// Ends them where they stand: nothing is drained, nothing confirmed, as by a crash.
     pub async fn kill(mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
+        self.tasks.shutdown().await;
     }
 
-    /// Asks it to drain, and waits for its end.
+    /// Asks them to drain, and waits for their end.
     ///
     /// # Errors
-    /// Definite: what stopped it.
+    /// Definite: what stopped one.
     pub async fn drain(self) -> Result<()> {
         let _ = self.wish.send(Wish::Drain);
         self.end().await
     }
 
-    /// Waits for its end.
+    /// Waits for their end.
     ///
     /// # Errors
-    /// Definite: what stopped it.
+    /// Definite: what stopped one.
     pub async fn end(mut self) -> Result<()> {
-        (&mut self.task)
-            .await
-            .unwrap_or_else(|error| Err(Error::definite("the pipeline has panicked").with_source(error)))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended
+                .unwrap_or_else(|error| Err(Error::definite("a pipeline has panicked").with_source(error)))?;
+        }
+        Ok(())
     }
 }

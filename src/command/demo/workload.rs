@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::cluster::{Cluster, output_of};
+use super::reporting::{FILTER, REPORTING};
 use crate::error::{Error, Result};
 use crate::wal::client::{Client, classify};
 
@@ -39,16 +40,19 @@ SELECT 'customer ' || i,
        (SELECT string_agg(md5(random()::text || i || j), '') FROM generate_series(1, 300) j)
 FROM generate_series($1::int, $2::int) i
 RETURNING id"#;
+/// The filter over the old and the new row comes behind it.
 const UPDATE_ORDER: &str = "
-UPDATE public.orders SET total = total + 0.10, tags = tags || $2::text, items = items || jsonb_build_object('step', $3::int)
-WHERE id = $1";
+UPDATE public.orders o SET total = round((random() * 1000)::numeric, 2), tags = tags || $2::text,
+  items = items || jsonb_build_object('step', $3::int)
+FROM (SELECT total FROM public.orders WHERE id = $1) AS was WHERE o.id = $1 RETURNING ";
 const UPDATE_SCAN: &str = "
 UPDATE public.orders SET scan = (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 400)) WHERE id = $1";
 const CHANGE_KEY: &str = "
 UPDATE public.orders SET id = nextval(pg_get_serial_sequence('public.orders', 'id')) WHERE id = $1 RETURNING id";
 const DELETE_ORDER: &str = "DELETE FROM public.orders WHERE id = $1";
 
-const ORDERS: &str = "public.orders";
+/// The table that goes both ways.
+pub const ORDERS: &str = "public.orders";
 const ORDERS_AT_FIRST: i32 = 1000;
 /// pgbench's clients, and the transactions a second that they are held to: enough to see, and the machine
 /// stays quick enough for the lag to say something.
@@ -67,6 +71,10 @@ pub struct Committed {
     pub transactions: u64,
     /// Key changes.
     pub key_changes: u64,
+    /// Updates after which an order passes the replica's filter, and before which it did not.
+    pub entered: u64,
+    /// The other way round.
+    pub left: u64,
     /// Transactions that were rolled back, after they had changed rows.
     pub rolled_back: u64,
 }
@@ -76,7 +84,9 @@ pub struct Committed {
 /// # Errors
 /// What the server or pgbench said.
 pub async fn fill(cluster: &Cluster) -> Result<()> {
-    cluster.connect("postgres").await?.batch_execute(CREATE_DATABASE).await.map_err(classify)?;
+    let server = cluster.connect("postgres").await?;
+    server.batch_execute(CREATE_DATABASE).await.map_err(classify)?;
+    server.batch_execute(&format!("CREATE DATABASE {REPORTING}")).await.map_err(classify)?;
     let mut pgbench = cluster.command("pgbench");
     pgbench.args(["-i", "-q", "-s", "1", DATABASE]);
     output_of("pgbench -i", pgbench).await?;
@@ -162,11 +172,13 @@ impl Session {
         for change in changes {
             let ops: &[&'static str] = match change {
                 Change::Insert => &["insert"],
-                Change::Update => &["update"],
+                Change::Update | Change::Entered | Change::Left => &["update"],
                 Change::Delete => &["delete"],
                 Change::Key => &["delete", "insert"],
             };
             self.committed.key_changes += u64::from(change == Change::Key);
+            self.committed.entered += u64::from(change == Change::Entered);
+            self.committed.left += u64::from(change == Change::Left);
             for op in ops {
                 *self.committed.changes.entry((ORDERS.to_owned(), op)).or_default() += 1;
             }
@@ -190,9 +202,14 @@ impl Session {
         match face {
             30..70 => {
                 let step = i32::try_from(face).unwrap_or_default();
-                transaction.execute(UPDATE_ORDER, &[&id, &format!("step {step}"), &step]).await?;
+                let update = format!("{UPDATE_ORDER} was.{FILTER}, o.{FILTER}");
+                let row = transaction.query_one(&update, &[&id, &format!("step {step}"), &step]).await?;
                 self.ids.push(id);
-                Ok(Change::Update)
+                Ok(match (row.get(0), row.get(1)) {
+                    (false, true) => Change::Entered,
+                    (true, false) => Change::Left,
+                    _ => Change::Update,
+                })
             }
             70..75 => {
                 transaction.execute(UPDATE_SCAN, &[&id]).await?;
@@ -215,6 +232,10 @@ impl Session {
 enum Change {
     Insert,
     Update,
+    /// An update that brings the order into the replica's filter.
+    Entered,
+    /// One that takes it out.
+    Left,
     Delete,
     Key,
 }
