@@ -31,8 +31,14 @@ struct File {
 
 const SOURCE: &[File] =
     &[File { version: 1, name: "emit", sql: include_str!("../migrations/source/V1__emit.sql") }];
-const REPLICA: &[File] =
-    &[File { version: 1, name: "replica", sql: include_str!("../migrations/replica/V1__replica.sql") }];
+const REPLICA: &[File] = &[
+    File { version: 1, name: "replica", sql: include_str!("../migrations/replica/V1__replica.sql") },
+    File {
+        version: 4,
+        name: "created_table",
+        sql: include_str!("../migrations/replica/V4__created_table.sql"),
+    },
+];
 
 const LOCK: &str =
     "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('walgate.migration', 0))";

@@ -13,6 +13,7 @@ pub mod start;
 pub mod status;
 pub mod tables;
 pub mod sequences;
+pub mod indexes;
 pub mod stream;
 #[cfg(test)]
 mod simulation;

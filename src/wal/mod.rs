@@ -19,6 +19,7 @@ mod corpus;
 
 pub mod catalog;
 pub mod sequence;
+pub mod index;
 pub mod publication;
 pub mod slot;
 pub mod lock;

@@ -19,6 +19,7 @@ mod crash;
 mod faults;
 mod replicate;
 mod sequences;
+mod indexes;
 mod filters;
 mod check;
 mod demo;

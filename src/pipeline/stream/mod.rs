@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::cadence::{self, Cadence, Moment};
 use super::filters::Asker;
 use super::guard::{self, FirstTransaction};
+use super::indexes::Indexes;
 use super::inflow::Inflow;
 use super::pump::{Pump, PumpSettings, Pumped};
 use super::start::{STREAM_OPTIONS, Started};
@@ -100,6 +101,7 @@ struct Stream<'p> {
     cadence: Cadence,
     tables_at: Instant,
     asker: Asker,
+    indexes: Indexes,
 }
 
 impl<'p> Stream<'p> {
@@ -140,6 +142,7 @@ impl<'p> Stream<'p> {
         };
         let now = Instant::now();
         Ok(Stream {
+            indexes: Indexes::new(pipeline, &started),
             pump: Pump::new(&settings, started.labels.clone(), &started.checkpoint, first, caught_up)?,
             pipeline,
             started,
@@ -194,7 +197,7 @@ impl<'p> Stream<'p> {
                 self.cadence.asked();
                 self.send_status(false).await?;
             }
-            if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) {
+            if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) && self.indexes.are_done() {
                 return Ok(Ended::CaughtUp);
             }
             if is_full {
@@ -322,6 +325,7 @@ impl<'p> Stream<'p> {
             self.send_status(true).await?;
         }
         self.publish_figures();
+        self.indexes.go_on(self.pipeline, self.started.ledger.confirmed_lsn());
         if self.tables_at.elapsed() >= TABLES_TIME {
             self.tables_at = Instant::now();
             return self.compare_tables().await;

@@ -30,8 +30,10 @@ mod ordered;
 mod fetch;
 mod conflict;
 mod sequences;
+mod indexes;
 
 pub use conflict::{CONFLICTS_TOTAL, ConflictKind};
+pub use indexes::Indexer;
 pub use schema::Wanted;
 pub use sequences::{Brought, ReplicaSequence};
 pub use session::{ReplicaSession, forget, peek, stored};

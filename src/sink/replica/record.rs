@@ -37,8 +37,13 @@ const FORGET: [&str; 3] = [
     "DELETE FROM walgate.conflict WHERE pipeline = $1",
     "DELETE FROM walgate.checkpoint WHERE pipeline = $1",
 ];
+/// Who drops may find the schema as an older version made it.
+const FORGET_CREATED: (&str, &str) = (
+    "SELECT pg_catalog.to_regclass('walgate.created_table') IS NOT NULL",
+    "DELETE FROM walgate.created_table WHERE pipeline = $1",
+);
 const IS_UNUSED: &str = "SELECT NOT EXISTS (SELECT FROM walgate.checkpoint)";
-const DROP_TABLES: &str = "DROP TABLE walgate.copied_table, walgate.conflict, walgate.checkpoint, \
+const DROP_TABLES: &str = "DROP TABLE IF EXISTS walgate.created_table; DROP TABLE walgate.copied_table, walgate.conflict, walgate.checkpoint, \
     walgate.replica_migration";
 /// A database may be a source as well, and have the schema for that.
 const SCHEMA_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = n.oid) \
@@ -236,6 +241,10 @@ pub(super) async fn forget_rows(client: &mut Client, pipeline: &str) -> Result<b
     // Nobody enters a pipeline between the question and the answer.
     let lock = "LOCK TABLE walgate.checkpoint IN SHARE ROW EXCLUSIVE MODE";
     transaction.batch_execute(lock).await.map_err(classify)?;
+    let (has_created, forget_created) = FORGET_CREATED;
+    if transaction.query_one(has_created, &[]).await.map_err(classify)?.get(0) {
+        transaction.execute(forget_created, &[&pipeline]).await.map_err(classify)?;
+    }
     let mut removed = 0;
     for statement in FORGET {
         removed = transaction.execute(statement, &[&pipeline]).await.map_err(classify)?;

@@ -13,6 +13,10 @@ use crate::wal::client::{Client, classify};
 use crate::wal::sql::{quote_ident, quote_literal, quote_qualified};
 
 const EXISTS: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+/// In the transaction that makes the table. Its name may have been another one's.
+const NOTE: &str = "INSERT INTO walgate.created_table (pipeline, oid, schema_name, table_name) VALUES ($1, $2, $3, $4) \
+ON CONFLICT (pipeline, oid) DO UPDATE SET schema_name = excluded.schema_name, table_name = excluded.table_name, \
+has_indexes = false";
 const TYPE_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_type t \
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = $1 AND t.typname = $2)";
 
@@ -34,12 +38,12 @@ impl ReplicaSession {
     /// Definite, each with the SQL that mends it: a table is missing and may not be made, or holds rows before its first
     /// copy. As the connection.
     pub fn prepare(&mut self, wanted: &[Wanted], may_create: bool) -> Result<()> {
-        let replica = self.settings.name.clone();
+        let (replica, pipeline) = (self.settings.name.clone(), self.settings.pipeline.clone());
         self.link
             .run_mut(async |client| {
                 let mut faults = Vec::new();
                 for table in wanted {
-                    if let Err(error) = prepare(client, table, may_create).await {
+                    if let Err(error) = prepare(client, &pipeline, table, may_create).await {
                         match error.is_definite() {
                             true => faults.push(error),
                             false => return Err(error),
@@ -52,7 +56,7 @@ impl ReplicaSession {
     }
 }
 
-async fn prepare(client: &Client, wanted: &Wanted, may_create: bool) -> Result<()> {
+async fn prepare(client: &mut Client, pipeline: &str, wanted: &Wanted, may_create: bool) -> Result<()> {
     let name = quote_qualified(&wanted.target.schema, &wanted.target.name);
     if !asked(client, EXISTS, &[&name]).await? {
         let statements = definition(client, wanted, &name).await?;
@@ -62,8 +66,8 @@ async fn prepare(client: &Client, wanted: &Wanted, may_create: bool) -> Result<(
                 .with_hint(format!("on the replica: {sql}; or create_tables = true")));
         }
         tracing::info!(table = name, "made on the replica");
-        return client.batch_execute(&sql).await.map_err(|error| {
-            classify(error)
+        return make(client, pipeline, wanted, &sql).await.map_err(|error| {
+            error
                 .context(format_args!("making table {name}"))
                 .with_hint(format!("on the replica, as a role that may: {sql}"))
         });
@@ -77,6 +81,15 @@ async fn prepare(client: &Client, wanted: &Wanted, may_create: bool) -> Result<(
         )));
     }
     Ok(())
+}
+
+/// Makes the table, and notes that it is ours.
+async fn make(client: &mut Client, pipeline: &str, wanted: &Wanted, sql: &str) -> Result<()> {
+    let Target { oid, schema, name, .. } = &*wanted.target;
+    let transaction = client.transaction().await.map_err(classify)?;
+    transaction.batch_execute(sql).await.map_err(classify)?;
+    transaction.execute(NOTE, &[&pipeline, &i64::from(*oid), schema, name]).await.map_err(classify)?;
+    transaction.commit().await.map_err(classify)
 }
 
 async fn asked(

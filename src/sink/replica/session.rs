@@ -215,7 +215,7 @@ pub fn forget(settings: &ReplicaSettings) -> Result<bool> {
 
 /// The name under which a predecessor's sessions are found: as given, or, where the server would cut it or replace
 /// letters of it, with a fingerprint in place of its end.
-fn session_name(application_name: &str) -> String {
+pub(super) fn session_name(application_name: &str) -> String {
     if application_name.len() <= NAME_BYTES_MAX
         && application_name.bytes().all(|byte| (b' '..=b'~').contains(&byte))
     {
