@@ -210,7 +210,10 @@ impl Drop for Pair {
         self.replica.client = None;
         let admin = Db::at(&self.server, "postgres", "postgres");
         for db in [&self.source, &self.replica] {
+            let oid = admin.value(&format!("SELECT oid FROM pg_database WHERE datname = '{}'", db.name));
             admin.exec(&format!("DROP DATABASE {} WITH (FORCE)", db.name));
+            // The server has few places for them.
+            admin.rows(&format!("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'walgate%\\_{oid}'"));
         }
     }
 }
@@ -762,6 +765,70 @@ fn case_t7_truncate_of_two_tables_with_a_foreign_key() {
     assert_eq!(pair.replica.lines("SELECT * FROM p"), ["3|after"]);
     assert_eq!(pair.replica.value("SELECT count(*) FROM c"), "0");
     assert_eq!(pair.replica.value("SELECT nextval('p_id_seq')"), "1");
+}
+
+/// Rows of `t` in the replica's WAL from a slot's beginning: all of them, or only those without an origin.
+fn inserts_in_wal(pair: &Pair, slot: &str, only_local: bool) -> usize {
+    let changes = pair.replica.lines(&format!(
+        "SELECT data FROM pg_logical_slot_peek_changes('{slot}', NULL, NULL, 'only-local', '{only_local}')"
+    ));
+    changes.iter().filter(|line| line.starts_with("table public.t: INSERT")).count()
+}
+
+#[test]
+fn what_is_applied_carries_the_pipelines_origin_where_the_role_may_set_one() {
+    let mut pair = Pair::new("origin");
+    let (role, slot) = (format!("{}_role", pair.replica.name), pair.replica.name.clone());
+    pair.both(T);
+    pair.replica.exec(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {slot} TO {role}; ALTER TABLE t OWNER TO {role}"
+    ));
+    pair.replica.rows(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')"));
+    pair.settings.url.user = role.clone();
+    let origins = "SELECT roname FROM pg_replication_origin WHERE roname LIKE";
+    let origins = format!("{origins} 'walgate\\_{}%'", pair.settings.pipeline.replace('_', "\\_"));
+
+    let mut run = pair.run();
+    let t = run.target(&pair, "t", &["id"]);
+    run.begin().insert(t, row![1, "a", "b"]);
+    run.deliver();
+    assert_eq!(pair.replica.lines(&origins), Vec::<String>::new());
+    assert_eq!((inserts_in_wal(&pair, &slot, false), inserts_in_wal(&pair, &slot, true)), (1, 1));
+    drop(run);
+
+    pair.replica.exec(&format!(
+        "GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text), pg_replication_origin_session_setup(text), pg_replication_origin_drop(text) TO {role}"
+    ));
+    // The second takes the origin over from the first, whose session it ends.
+    for id in [2, 3] {
+        let mut run = pair.run();
+        let t = run.target(&pair, "t", &["id"]);
+        run.begin().insert(t, row![id, "a", "b"]);
+        run.deliver();
+        std::mem::forget(run);
+    }
+    pair.replica.exec("INSERT INTO t VALUES (4, 'its own', '')");
+    assert_eq!((inserts_in_wal(&pair, &slot, false), inserts_in_wal(&pair, &slot, true)), (4, 2));
+    assert_eq!(pair.replica.lines(&origins).len(), 1);
+
+    // While another session holds it, the pipeline goes on without.
+    pair.replica.exec(&format!(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = '{}'",
+        pair.settings.application_name
+    ));
+    pair.replica.exec(&format!("SELECT pg_replication_origin_session_setup(({origins}))"));
+    let mut run = pair.run();
+    let t = run.target(&pair, "t", &["id"]);
+    run.begin().insert(t, row![5, "a", "b"]);
+    run.deliver();
+    drop(run);
+    pair.replica.exec("SELECT pg_replication_origin_session_reset()");
+
+    assert!(forget(&pair.settings).expect("removed"));
+    assert_eq!(pair.replica.lines(&origins), Vec::<String>::new(), "it goes with the pipeline");
+    pair.replica.rows(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+    pair.replica
+        .exec(&format!("REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[test]

@@ -91,6 +91,29 @@ fn one_table_may_be_events_and_rows_at_once() {
 }
 
 #[test]
+fn events_of_a_replica_tell_the_origin_of_its_rows() {
+    let (source, replica) = (Source::new("loop"), Source::new("loop_r"));
+    let (nowhere, hub) = (Hub::file(), Hub::file());
+    source.exec("CREATE TABLE t (id int PRIMARY KEY)");
+    let first = replicating(&source, &replica, &nowhere, &rule("public.t", ""));
+    first.run_until_caught_up();
+    let second = Walgate::new(&replica, &hub);
+    second.run_until_caught_up();
+    source.exec("INSERT INTO t VALUES (1)");
+    replica.exec("INSERT INTO t VALUES (2)");
+    first.run_until_caught_up();
+    second.run_until_caught_up();
+    let mut origins: Vec<(String, serde_json::Value)> = Vec::new();
+    for event in hub.events() {
+        origins.push((event.json["aggregate_id"].to_string(), event.json["source"]["origin"].clone()));
+    }
+    origins.sort_by(|one, other| one.0.cmp(&other.0));
+    let oid = replica.value("SELECT oid FROM pg_database WHERE datname = current_database()");
+    let origin = format!("walgate_{}.{}_r_r_{oid}", source.name(), source.name());
+    assert_eq!(origins, [("\"1\"".to_owned(), origin.into()), ("\"2\"".to_owned(), serde_json::Value::Null)]);
+}
+
+#[test]
 fn case_f9_renamed_projected_and_reordered() {
     let (source, replica, hub) = (Source::new("f9"), Source::new("f9_r"), Hub::file());
     source.exec(

@@ -14,7 +14,7 @@ use crate::pipeline::tables::MatchedTable;
 use crate::route::name::TablePattern;
 use crate::sink::checkpoint::Stored;
 use crate::sink::destination::{self, Address};
-use crate::sink::replica::ReplicaSequence;
+use crate::sink::replica::{Origin, ReplicaSequence};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::sql::{quote_ident, quote_qualified};
 
@@ -136,6 +136,15 @@ async fn server(
                 "GRANT SET ON PARAMETER session_replication_role TO {}; (PostgreSQL 15 and later), or make the role a superuser",
                 quote_ident(&role)
             ),
+        );
+    }
+    if let Some(grant) = Origin::find(client, &pipeline.name()).await?.missing_grant() {
+        report.note(
+            key,
+            format!(
+                "replica {name}: role {role} may not set a replication origin, so that other readers of its WAL cannot tell replicated rows from its own"
+            ),
+            format!("only where rows could come back in a loop; {grant}"),
         );
     }
     Ok(Some((role, may_create, has_replica_role)))

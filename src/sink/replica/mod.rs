@@ -17,6 +17,7 @@
 //! WAL, `conflict.rs` keeps account of rows that do not fit.
 
 mod session;
+mod origin;
 mod record;
 mod schema;
 mod table;
@@ -34,6 +35,7 @@ mod indexes;
 
 pub use conflict::{CONFLICTS_TOTAL, ConflictKind};
 pub use indexes::Indexer;
+pub use origin::Origin;
 pub use schema::Wanted;
 pub use sequences::{Brought, ReplicaSequence};
 pub use session::{ReplicaSession, forget, peek, stored};

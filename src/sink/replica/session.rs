@@ -14,6 +14,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use super::origin::Origin;
 use super::record::{Record, forget_rows, read_stored};
 use super::{ReplicaSettings, ReplicaSink};
 use crate::error::{Error, Result};
@@ -122,7 +123,7 @@ pub struct ReplicaSession {
 
 impl ReplicaSession {
     /// Connects, sets the session, makes Walgate's own tables where they are missing, ends the predecessor's sessions,
-    /// takes the epoch, and reads what is stored. Blocks.
+    /// takes the epoch, sets the replication origin where it may, and reads what is stored. Blocks.
     ///
     /// # Errors
     /// As the connection; definite when the URL leads to the source itself, rights are missing, or what is stored is
@@ -137,6 +138,7 @@ impl ReplicaSession {
             migrations::apply(client, Side::Replica).await.map_err(|error| needs_rights(error, &settings))?;
             end_predecessor(client).await?;
             let epoch = take_epoch(client, &settings.pipeline).await?;
+            Origin::find(client, &settings.pipeline).await?.set_up(client, &settings.name).await?;
             let stored = read_stored(client, &settings.pipeline).await?;
             let record = Record::new(client, &settings, epoch, stored.checkpoint.as_ref()).await?;
             Ok((record, stored, has_replica_role))
@@ -206,9 +208,14 @@ pub async fn stored(client: &Client, pipeline: &str) -> Result<Stored> {
 /// As the connection, or when the role may not.
 pub fn forget(settings: &ReplicaSettings) -> Result<bool> {
     let mut link = Link::open(&settings.url, "walgate")?;
-    link.run_mut(async |client| match client.query_one(SCHEMA_EXISTS, &[]).await.map_err(classify)?.get(0) {
-        true => forget_rows(client, &settings.pipeline).await,
-        false => Ok(false),
+    link.run_mut(async |client| {
+        let had_rows = match client.query_one(SCHEMA_EXISTS, &[]).await.map_err(classify)?.get(0) {
+            true => forget_rows(client, &settings.pipeline).await?,
+            false => false,
+        };
+        // The server keeps a place for each, of which there are few.
+        Origin::find(client, &settings.pipeline).await?.drop(client).await;
+        Ok(had_rows)
     })
     .map_err(|error| error.context(format_args!("replica {}", settings.name)))
 }

@@ -109,7 +109,11 @@ impl Drop for Source {
         let reachable = Session::try_connect(&self.server_url).is_ok();
         if reachable && !std::thread::panicking() {
             self.drop_slots();
-            Session::connect(&self.server_url).exec(&format!("DROP DATABASE {} WITH (FORCE)", self.name));
+            let server = Session::connect(&self.server_url);
+            let oid = server.value(&format!("SELECT oid FROM pg_database WHERE datname = '{}'", self.name));
+            server.exec(&format!("DROP DATABASE {} WITH (FORCE)", self.name));
+            // As a replica's it has origins, for which the server has few places.
+            server.query(&format!("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'walgate%\\_{oid}'"));
         } else if reachable {
             // The failure of the test is what counts: nothing here may panic on top of it.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.drop_slots()));
