@@ -5,7 +5,8 @@
 //! dropped and made again, since it would cost every change and enforce itself without being of use. Only what no index
 //! can be (a deferrable or an exclusion constraint) is made by ALTER TABLE, for which the stream waits. Unique ones cannot
 //! be in the stream's way: where it ends a transaction the replica's rows are rows of the source, which has them as well,
-//! and changes that pass through each other are applied in the source's order. Manual: CREATE INDEX, "Building Indexes
+//! and changes that pass through each other are applied in the source's order. (Only over large values that have to be
+//! fetched from the source, and may be newer than their row, can one refuse a change: docs/replication.md.) Manual: CREATE INDEX, "Building Indexes
 //! Concurrently".
 
 use std::time::Instant;

@@ -22,7 +22,7 @@ WITH own AS (SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute a \
 owned AS (SELECT d.objid, d.refobjid, d.refobjsubid FROM pg_catalog.pg_depend d \
   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
   AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0) \
-SELECT n.nspname::text, s.relname::text, q.seqincrement, q.seqmin, q.seqmax, \
+SELECT n.nspname::text, s.relname::text, q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, \
   pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_sequence_privilege(s.oid, 'SELECT') \
   AND pg_catalog.has_sequence_privilege(s.oid, 'UPDATE'), CURRENT_USER::text \
 FROM (SELECT o.objid AS oid, 1 AS rank FROM owned o JOIN own ON own.attrelid = o.refobjid AND own.attnum = o.refobjsubid \
@@ -44,6 +44,7 @@ pub struct ReplicaSequence {
     increment: i64,
     min: i64,
     max: i64,
+    cycles: bool,
     /// The role may read and set it.
     may_set: bool,
     role: String,
@@ -54,7 +55,7 @@ pub struct ReplicaSequence {
 pub enum Brought {
     /// It has this value now.
     Forward(i64),
-    /// It has the last value that it can have, since the margin reaches past that.
+    /// It has the last value that it can have, since the margin reaches past that; one that cycles goes on from there.
     ToItsEnd(i64),
     /// It was there already, or past it.
     Ahead,
@@ -91,8 +92,9 @@ impl ReplicaSequence {
             increment: row.get(2),
             min: row.get(3),
             max: row.get(4),
-            may_set: row.get(5),
-            role: row.get(6),
+            cycles: row.get(5),
+            may_set: row.get(6),
+            role: row.get(7),
         }))
     }
 
@@ -139,7 +141,7 @@ impl ReplicaSequence {
              WHERE {is_behind} OR last_value = $2 AND NOT is_called AND $3"
         );
         match client.query_opt(&statement, &[&name, &aim.value, &aim.is_called]).await {
-            Ok(Some(_)) if aim.is_cut => Ok(Brought::ToItsEnd(aim.value)),
+            Ok(Some(_)) if aim.is_cut && !self.cycles => Ok(Brought::ToItsEnd(aim.value)),
             Ok(Some(_)) => Ok(Brought::Forward(aim.value)),
             Ok(None) => Ok(Brought::Ahead),
             Err(error) => refused(classify(error), "see the server's message, then `walgate sync-sequences`"),
@@ -184,7 +186,7 @@ mod tests {
 
     fn replica(increment: i64, min: i64, max: i64) -> ReplicaSequence {
         let (schema, name, role) = ("s".into(), "n".into(), "r".into());
-        ReplicaSequence { schema, name, increment, min, max, may_set: true, role }
+        ReplicaSequence { schema, name, increment, min, max, cycles: false, may_set: true, role }
     }
 
     fn source(last_value: i64, is_called: bool, increment: i64, cache: i64) -> SequenceState {
