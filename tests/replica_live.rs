@@ -1043,6 +1043,7 @@ fn a_copy_its_states_and_its_repetition() {
     let t = run.target(&pair, "t", &["id"]);
     let state = |done| TableState {
         selection: None,
+        root: None,
         oid: 7,
         schema: "public".into(),
         table: "t".into(),

@@ -129,7 +129,7 @@ async fn administrator(pipeline: &Pipeline) -> String {
     let mut selects = vec![format!("GRANT SELECT ON ... TO {role};")];
     let found = async {
         let client = connect(&pipeline.url, "walgate migrate").await.ok()?;
-        let all = crate::wal::catalog::tables(&client, None).await.ok()?;
+        let all = tables::all(pipeline, &client).await.ok()?;
         Some(tables::taken_of(pipeline, all, &[]))
     };
     if let Ok(Some(taken)) = tokio::time::timeout(std::time::Duration::from_secs(5), found).await {

@@ -13,6 +13,7 @@ use super::Failure;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
+use crate::pipeline::leaves;
 use crate::pipeline::tables::{self, MatchedTable};
 use crate::route::message::{RESYNC_PREFIX, ResyncRequest};
 use crate::route::name::TablePattern;
@@ -47,7 +48,8 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
     let taken = tables::taken(pipeline, &client).await?;
     let name =
         |matched: &MatchedTable| TablePattern::exact(&matched.table.schema, &matched.table.name).to_string();
-    if let Some(unknown) = arguments.tables.iter().find(|asked| !taken.iter().any(|one| name(one) == **asked))
+    let is_asked = |one: &MatchedTable, asked: &String| leaves::is_named(&one.table, asked);
+    if let Some(unknown) = arguments.tables.iter().find(|asked| !taken.iter().any(|one| is_asked(one, asked)))
     {
         let known: Vec<String> = taken.iter().map(name).collect();
         return Err(Failure::Usage(format!(
@@ -56,8 +58,9 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
             known.join(", ")
         )));
     }
-    let chosen: Vec<&MatchedTable> =
-        taken.iter().filter(|one| arguments.all || arguments.tables.contains(&name(one))).collect();
+    let is_chosen =
+        |one: &&MatchedTable| arguments.all || arguments.tables.iter().any(|asked| is_asked(one, asked));
+    let chosen: Vec<&MatchedTable> = taken.iter().filter(is_chosen).collect();
     let request = ResyncRequest {
         pipeline: pipeline.slot.clone(),
         tables: chosen.iter().map(|matched| matched.table.oid).collect(),

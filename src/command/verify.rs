@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
+use crate::pipeline::leaves;
 use crate::pipeline::tables::{self, MatchedTable};
 use crate::route::name::TablePattern;
 use crate::route::row::Targets;
@@ -189,8 +190,8 @@ pub(super) async fn compare(pipeline: &Pipeline, arguments: &Arguments) -> Resul
     };
     let (types, enums) = (catalog::types(&sides.source).await?, catalog::enums(&sides.source).await?);
     let is_asked = |matched: &MatchedTable| {
-        let name = TablePattern::exact(&matched.table.schema, &matched.table.name).to_string();
-        arguments.tables.is_empty() || arguments.tables.contains(&name)
+        let mut tables = arguments.tables.iter();
+        arguments.tables.is_empty() || tables.any(|asked| leaves::is_named(&matched.table, asked))
     };
     let taken = tables::taken(pipeline, &sides.source).await?;
     let asked: Vec<&MatchedTable> = taken.iter().filter(|matched| is_asked(matched)).collect();

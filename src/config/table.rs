@@ -21,6 +21,8 @@ pub struct TableRule {
     pub filter: Option<String>,
     /// What becomes of an update whose new row does not pass while the old one is not known.
     pub on_unknown_old: OnUnknownOld,
+    /// How partitioned tables among them are taken.
+    pub partitions: Partitions,
     /// The columns that an event carries, besides the key.
     pub columns: ColumnSet,
     /// The key of tables without one. `None`: the identity index, else the primary key.
@@ -55,6 +57,16 @@ pub enum Destination<'a> {
     Hub,
     /// The replica of this name.
     Replica(&'a str),
+}
+
+/// How a partitioned table is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Partitions {
+    /// As one table, its root.
+    #[default]
+    Root,
+    /// Each of its leaves as a table of its own, by the rule of its root; a rule with the leaf's exact name wins.
+    Leaf,
 }
 
 /// Where a filter's verdict on the old row is not known.
@@ -107,6 +119,7 @@ impl TableRule {
             to: None,
             filter: None,
             on_unknown_old: OnUnknownOld::default(),
+            partitions: Partitions::default(),
             columns: ColumnSet::All,
             key: None,
             aggregate_type: None,
@@ -151,6 +164,23 @@ pub fn choose<'a>(
     let is_match = |rule: &&TableRule| rule.speaks_of(destination) && rule.name.matches(schema, table);
     let exact = rules.iter().filter(|rule| rule.name.is_exact()).find(is_match);
     exact.or_else(|| rules.iter().rev().find(is_match)).filter(|rule| rule.mode != Mode::Off)
+}
+
+/// The same of a leaf of the partitioned table `root`, schema and name each, if that is taken leaf by leaf: of the rules
+/// with the leaf's exact name and the root's, the first.
+pub fn choose_of_leaf<'a>(
+    rules: &'a [TableRule],
+    destination: Destination<'_>,
+    root: (&str, &str),
+    leaf: (&str, &str),
+) -> Option<&'a TableRule> {
+    let of_root = choose(rules, destination, root.0, root.1)?;
+    if of_root.partitions == Partitions::Root {
+        return None;
+    }
+    let mut exact = rules.iter().filter(|rule| rule.name.is_exact() && rule.speaks_of(destination));
+    let own = exact.find(|rule| rule.name.matches(leaf.0, leaf.1));
+    own.or(Some(of_root)).filter(|rule| rule.mode != Mode::Off)
 }
 
 /// The rules of the file; without any, everything in `public` as events.
@@ -203,6 +233,7 @@ fn read_rule(section: &Section<'_>, known: &[Replica]) -> Option<TableRule> {
     let to = read_to(section, mode);
     let filter = read_filter(section);
     let on_unknown_old = read_on_unknown_old(section);
+    let partitions = read_partitions(section, to.as_ref());
     let columns = read_columns(section);
     let key = section.strings("key");
     if let (ColumnSet::Except(excluded), Some(key)) = (&columns, &key) {
@@ -224,6 +255,7 @@ fn read_rule(section: &Section<'_>, known: &[Replica]) -> Option<TableRule> {
         to,
         filter,
         on_unknown_old,
+        partitions,
         columns,
         key,
         aggregate_type,
@@ -308,6 +340,19 @@ fn read_on_unknown_old(section: &Section<'_>) -> OnUnknownOld {
     chosen.unwrap_or_default()
 }
 
+fn read_partitions(section: &Section<'_>, to: Option<&TargetName>) -> Partitions {
+    let choices = [("root", Partitions::Root), ("leaf", Partitions::Leaf)];
+    let partitions = section.choice("partitions", &choices, &[]).unwrap_or_default();
+    if partitions == Partitions::Leaf && to.is_some_and(TargetName::is_of_one_table) {
+        section.fault(
+            "to",
+            "would give every leaf the same name",
+            "write to = \"schema.*\", or give each leaf a rule with its name and its own `to`",
+        );
+    }
+    partitions
+}
+
 fn read_columns(section: &Section<'_>) -> ColumnSet {
     let columns = section.strings("columns");
     let exclude = section.strings("exclude");
@@ -338,7 +383,6 @@ fn refuse_later(section: &Section<'_>) {
         }
     }
     section.choice("pushdown", &[("off", ())], &["auto"]);
-    section.choice("partitions", &[("root", ())], &["leaf"]);
     section.choice("cleanup", &[("keep", ())], &["delete"]);
     let claim_check = section.section("claim_check");
     claim_check.allow(&["columns"]);

@@ -472,7 +472,6 @@ fn later_keys_of_rules_are_refused() {
     one_fault(&rule("mode = \"outbox\""), "table[0].mode", LATER);
     one_fault(&rule("outbox.id = \"event_id\""), "table[0].outbox", LATER);
     one_fault(&rule("pushdown = \"auto\""), "table[0].pushdown", LATER);
-    one_fault(&rule("partitions = \"leaf\""), "table[0].partitions", LATER);
     one_fault(&rule("cleanup = \"delete\""), "table[0].cleanup", LATER);
     one_fault(&rule("claim_check.columns = true"), "table[0].claim_check.columns", LATER);
     one_fault(&rule("mask = { email = \"hash\" }"), "table[0].mask", LATER);
@@ -511,6 +510,31 @@ fn the_exact_rule_wins_then_the_last_pattern() {
     assert_eq!(chosen("public", "users"), Some("table[1]"));
     assert_eq!(chosen("sales", "orders"), None, "off is nothing");
     assert_eq!(chosen("other", "orders"), None);
+}
+
+#[test]
+fn a_leaf_has_the_rule_of_its_root_or_one_of_its_name() {
+    let config = valid(
+        r#"
+        source.url = "postgres://db/shop"
+        table = [
+            { name = "public.*" },
+            { name = "public.m", partitions = "leaf" },
+            { name = "archive.m_1", aggregate_type = "first" },
+            { name = "archive.m_2", mode = "off" },
+            { name = "archive.*", mode = "off" },
+        ]
+        "#,
+    );
+    let chosen = |root, leaf| {
+        let rule = choose_of_leaf(&config.tables, Destination::Hub, ("public", root), ("archive", leaf));
+        rule.map(|rule| rule.key_path.as_str())
+    };
+    assert_eq!(chosen("m", "m_0"), Some("table[1]"), "a pattern that matches the leaf says nothing");
+    assert_eq!(chosen("m", "m_1"), Some("table[2]"));
+    assert_eq!(chosen("m", "m_2"), None);
+    assert_eq!(chosen("other", "m_1"), None, "its root is taken as one table");
+    one_fault(&rule("partitions = \"leaves\""), "table[0].partitions", "is no partitions");
 }
 
 #[test]

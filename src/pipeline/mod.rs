@@ -8,6 +8,7 @@ pub mod cadence;
 pub mod filters;
 pub mod guard;
 mod inflow;
+pub mod leaves;
 pub mod pump;
 pub mod start;
 pub mod status;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::filters;
 use super::guard::{self, Start};
+use super::leaves;
 use super::status::State;
 use super::tables::{self, Missing};
 pub use super::tables::{MatchedTable, rule_of};
@@ -138,9 +139,10 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let enums = catalog::enums(&client).await?;
     let mut taken = tables::taken(pipeline, &client).await?;
     let missing = tables::missing(pipeline, &client, &taken).await?;
-    let by_leaf = tables::published_by_leaf(pipeline, &client, &taken).await?;
+    let otherwise = tables::published_otherwise(pipeline, &client, &taken).await?;
     taken.retain(|matched| pipeline.publications.is_managed() || matched.published.is_some());
-    if let Some(unseen) = tables::unseen_partitions(&client, &taken).await?.into_iter().next() {
+    let roots = leaves::roots(pipeline, &client).await?;
+    if let Some(unseen) = leaves::unseen(pipeline, &client, &taken, &roots).await?.into_iter().next() {
         return Err(unseen.into());
     }
     tables::fit(pipeline, (&types, &enums), &taken)?;
@@ -171,7 +173,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     for gone in gone {
         tracing::warn!(table = gone.table, "{}", gone.message);
     }
-    refuse(missing.into_iter().chain(by_leaf).collect())?;
+    refuse(missing.into_iter().chain(otherwise).collect())?;
     let targets = Arc::new(Targets::default());
     if let Some(replica) = &pipeline.replica {
         let is_copied = pipeline.config.source.snapshot == SnapshotMode::Initial;
@@ -343,6 +345,7 @@ pub fn state_of(
     let MatchedTable { table, rule, .. } = matched;
     TableState {
         selection: selection_of(pipeline, rule, table),
+        root: table.root.clone(),
         oid: table.oid,
         schema: table.schema.clone(),
         table: table.name.clone(),
@@ -435,14 +438,15 @@ async fn publications_exist(pipeline: &Pipeline, client: &Client) -> Result<()> 
 
 /// Tables that were copied and have left the rules or the publication since: what changed meanwhile
 /// is not in the stream, so should they come back, they are copied again. So are those of which the rules select
-/// something else now: another filter, and on a replica another name, other columns, another key.
+/// something else now: another filter, and on a replica another name, other columns, another key. With them those that
+/// only became, or are no longer, a leaf of a partitioned table.
 async fn lost_tables(
     pipeline: &Pipeline,
     client: &Client,
     states: &BTreeMap<u32, TableState>,
 ) -> Result<Vec<TableState>> {
     let members = pipeline.publications.members(client).await?;
-    let tables = catalog::tables(client, None).await?;
+    let tables = tables::all(pipeline, client).await?;
     let is_taken =
         |oid: u32| tables.iter().any(|table| table.oid == oid && rule_of(pipeline, table).is_some());
     // Its updates were not sent while it had no usable identity; now that it has one, they are missing.
@@ -468,12 +472,19 @@ async fn lost_tables(
             "left the rules or the publication, or they select something else of it: it is copied again"
         );
     }
-    Ok(lost)
+    let moved =
+        states.values().filter(|state| lost.iter().all(|one| one.oid != state.oid)).filter_map(|state| {
+            let table = tables.iter().find(|table| table.oid == state.oid && table.root != state.root)?;
+            rule_of(pipeline, table)?;
+            Some(TableState { root: table.root.clone(), ..state.clone() })
+        });
+    let moved: Vec<TableState> = moved.collect();
+    Ok(lost.into_iter().chain(moved).collect())
 }
 
 /// Makes managed publications hold what the rules take.
 async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
-    let tables = catalog::tables(client, None).await?;
+    let tables = tables::all(pipeline, client).await?;
     let taken: Vec<&SourceTable> =
         tables.iter().filter(|table| table.is_logged && rule_of(pipeline, table).is_some()).collect();
     for table in taken.iter().filter(|table| !table.has_usable_identity()) {

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Pipeline;
-use crate::config::{Mode, TableRule, choose};
+use super::{Pipeline, leaves};
+use crate::config::{Mode, Partitions, TableRule, choose, choose_of_leaf};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::Labels;
@@ -19,8 +19,10 @@ use crate::route::row_plan::RowPlan;
 use crate::route::selection::SelectionContext;
 use crate::route::template::TopicNames;
 use crate::route::value::TypeCatalog;
+use crate::sink::checkpoint::TableState;
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify};
+use crate::wal::pgoutput::Relation;
 use crate::wal::publication::PublishedTable;
 use crate::wal::sql::{quote_ident, quote_qualified};
 
@@ -36,12 +38,6 @@ WHERE n.nspname = $1 AND c.relname = $2";
 /// Whether one of the OIDs $2 is a partition of $1.
 const LEAF_IS_SENT: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_partition_tree($1::oid::regclass) t \
 WHERE t.relid::oid <> $1 AND t.relid::oid = ANY ($2))";
-
-/// Leaves of the tables $1 whose changes are not in the WAL.
-const UNSEEN_LEAVES: &str = "SELECT r.oid, n.nspname::text, c.relname::text, c.relkind = 'f' \
-FROM unnest($1::oid[]) r(oid), LATERAL pg_catalog.pg_partition_tree(r.oid::regclass) t \
-JOIN pg_catalog.pg_class c ON c.oid = t.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-WHERE t.isleaf AND (c.relkind = 'f' OR c.relkind = 'r' AND c.relpersistence <> 'p') ORDER BY 2, 3";
 
 /// A table that the rules take, and the rule.
 #[derive(Clone, Debug)]
@@ -129,9 +125,52 @@ pub fn all_of(mut faults: Vec<Error>) -> Error {
         .with_hint("mend each of them as it says in brackets")
 }
 
-/// The rule that takes a table for the pipeline's destination, if one does.
+/// The tables of the source that a rule can take, each as one: with the leaves of partitioned tables where a rule
+/// takes those.
+///
+/// # Errors
+/// As the connection.
+pub async fn all(pipeline: &Pipeline, client: &Client) -> Result<Vec<SourceTable>> {
+    match leaves::are_taken(pipeline) {
+        true => catalog::tables_and_leaves(client).await,
+        false => catalog::tables(client, None).await,
+    }
+}
+
+/// The rule that takes a table for the pipeline's destination, if one does: of a partition, that of its root, if it says
+/// `partitions = "leaf"`, or one with the leaf's name.
 pub fn rule_of<'p>(pipeline: &'p Pipeline, table: &SourceTable) -> Option<&'p TableRule> {
-    choose(&pipeline.config.tables, pipeline.destination(), &table.schema, &table.name)
+    let rule = match &table.root {
+        Some(root) => of_leaf(pipeline, root, (&table.schema, &table.name)),
+        None => choose(&pipeline.config.tables, pipeline.destination(), &table.schema, &table.name),
+    };
+    rule.filter(|rule| !(table.is_partitioned && rule.partitions == Partitions::Leaf))
+}
+
+fn of_leaf<'p>(
+    pipeline: &'p Pipeline,
+    (root_schema, root): &(String, String),
+    leaf: (&str, &str),
+) -> Option<&'p TableRule> {
+    choose_of_leaf(&pipeline.config.tables, pipeline.destination(), (root_schema, root), leaf)
+}
+
+/// The rule that takes a relation of the stream under the name that it has there. `known`: the table now; `state`: what is
+/// stored of it. A leaf that was detached or dropped since is still its root's for as long as the publications send it.
+pub fn rule_of_relation<'p>(
+    pipeline: &'p Pipeline,
+    relation: &Relation,
+    known: Option<&SourceTable>,
+    state: Option<&TableState>,
+) -> Option<&'p TableRule> {
+    let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
+    let root = known.and_then(|table| table.root.as_ref()).or(state.and_then(|state| state.root.as_ref()));
+    let by_root = root.and_then(|root| of_leaf(pipeline, root, (schema, name)));
+    let rule = by_root.or_else(|| choose(&pipeline.config.tables, pipeline.destination(), schema, name));
+    // What is left in the stream of a time when it was taken as one.
+    rule.filter(|rule| {
+        !(known.is_some_and(|table| table.is_partitioned) && rule.partitions == Partitions::Leaf)
+    })
 }
 
 /// The tables that the rules take, whether or not a publication sends them yet.
@@ -143,7 +182,7 @@ pub async fn taken(pipeline: &Pipeline, client: &Client) -> Result<Vec<MatchedTa
         true => Vec::new(),
         false => pipeline.publications.published(client).await?,
     };
-    let mut taken = taken_of(pipeline, catalog::tables(client, None).await?, &published);
+    let mut taken = taken_of(pipeline, all(pipeline, client).await?, &published);
     read_facts(client, &mut taken).await?;
     Ok(taken)
 }
@@ -186,7 +225,7 @@ pub async fn sent(pipeline: &Pipeline, client: &Client) -> Result<Vec<MatchedTab
 }
 
 /// The exact rules that take none of `present`, and why. Of an existing publication, only what it
-/// sends is present.
+/// sends is present. A rule that takes a partitioned table leaf by leaf may wait for its first leaf.
 ///
 /// # Errors
 /// As the connection.
@@ -196,8 +235,14 @@ pub async fn missing(pipeline: &Pipeline, client: &Client, present: &[MatchedTab
         present.iter().any(|one| one.rule.name == rule.name && (is_managed || one.published.is_some()))
     };
     let mut missing = Vec::new();
+    let roots = leaves::roots(pipeline, client).await?;
+    let has_leaves = leaves::count(client, &roots).await?;
+    let waits = |rule: &TableRule| {
+        let mut roots = roots.iter().zip(&has_leaves);
+        roots.any(|(root, leaves)| root.rule.name == rule.name && (is_managed || *leaves == 0))
+    };
     let takes = |rule: &&TableRule| rule.mode != Mode::Off && rule.speaks_of(pipeline.destination());
-    for rule in pipeline.config.tables.iter().filter(takes).filter(|rule| !is_present(rule)) {
+    for rule in pipeline.config.tables.iter().filter(takes).filter(|rule| !is_present(rule) && !waits(rule)) {
         if let Some((schema, table)) = rule.name.names() {
             let (message, remedy) = why(pipeline, client, schema, table).await?;
             missing.push(Missing {
@@ -211,44 +256,12 @@ pub async fn missing(pipeline: &Pipeline, client: &Client, present: &[MatchedTab
     Ok(missing)
 }
 
-/// Partitions of taken tables whose changes are not in the WAL: foreign and unlogged ones.
+/// Partitioned tables that an existing publication sends leaf by leaf, which would be tables that no rule names, or as one
+/// where the rules take the leaves.
 ///
 /// # Errors
 /// As the connection.
-pub async fn unseen_partitions(client: &Client, taken: &[MatchedTable]) -> Result<Vec<Missing>> {
-    let roots: Vec<u32> =
-        taken.iter().filter(|one| one.table.is_partitioned).map(|one| one.table.oid).collect();
-    if roots.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows = client.query(UNSEEN_LEAVES, &[&roots]).await.map_err(classify)?;
-    let found = rows.iter().filter_map(|row| {
-        let root = taken.iter().find(|one| one.table.oid == row.get::<_, u32>(0))?;
-        let (schema, table): (String, String) = (row.get(1), row.get(2));
-        let name = TablePattern::exact(&schema, &table).to_string();
-        let (what, mend) = match row.get(3) {
-            true => ("a foreign table", "detach the partition".to_owned()),
-            false => ("unlogged", format!("ALTER TABLE {} SET LOGGED;", quote_qualified(&schema, &table))),
-        };
-        Some(Missing {
-            key_path: root.rule.key_path.clone(),
-            message: format!("the partition {name} is {what}: its changes are not in the WAL"),
-            remedy: format!(
-                "{mend} or leave {} out by a rule with mode = \"off\"",
-                TablePattern::exact(&root.table.schema, &root.table.name)
-            ),
-            table: name,
-        })
-    });
-    Ok(found.collect())
-}
-
-/// Partitioned tables that an existing publication sends leaf by leaf: their events would be those of
-/// tables that no rule names.
-///
-/// # Errors
-/// As the connection.
-pub async fn published_by_leaf(
+pub async fn published_otherwise(
     pipeline: &Pipeline,
     client: &Client,
     taken: &[MatchedTable],
@@ -258,6 +271,8 @@ pub async fn published_by_leaf(
         return Ok(found);
     }
     let sent: Vec<u32> = pipeline.publications.published(client).await?.iter().map(|one| one.oid).collect();
+    let roots = leaves::roots(pipeline, client).await?;
+    found.extend(leaves::sent_as_one(pipeline, client, &roots, &sent).await?);
     for matched in taken.iter().filter(|one| one.table.is_partitioned && one.published.is_none()) {
         let row = client.query_one(LEAF_IS_SENT, &[&matched.table.oid, &sent]).await.map_err(classify)?;
         if row.get(0) {
@@ -270,7 +285,7 @@ pub async fn published_by_leaf(
                     matched.table.display_name()
                 ),
                 remedy: format!(
-                    "ALTER PUBLICATION {} SET (publish_via_partition_root = true);",
+                    "ALTER PUBLICATION {} SET (publish_via_partition_root = true); or write partitions = \"leaf\"",
                     quote_ident(&publication)
                 ),
             });
@@ -304,7 +319,7 @@ async fn why(pipeline: &Pipeline, client: &Client, schema: &str, table: &str) ->
             };
             return Ok((
                 format!("table {name} is a partition of {root}: its changes are sent as those of its root"),
-                format!("name the root: {root}"),
+                format!("name the root: {root}; partitions = \"leaf\" in its rule takes each leaf by itself"),
             ));
         }
         ("r" | "p", _) if !pipeline.publications.is_managed() => {

@@ -137,6 +137,11 @@ impl TargetName {
         Some(TargetName { schema: name(pattern.schema)?, table: name(pattern.table)? })
     }
 
+    /// Whether every table gets the same name, perhaps in schemas of their own.
+    pub fn is_of_one_table(&self) -> bool {
+        self.table.is_some()
+    }
+
     /// Schema and name on the replica of the source's table `schema.table`.
     pub fn of(&self, schema: &str, table: &str) -> (String, String) {
         let part = |own: &Option<String>, default: &str| own.clone().unwrap_or_else(|| default.to_owned());

@@ -118,7 +118,7 @@ impl Checkpoint {
 /// The copy of one table: begun, or done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableState {
-    /// OID of the table (of a partitioned table: of its root).
+    /// OID of the table (of a partitioned table that is taken as one: of its root).
     pub oid: u32,
     /// Its schema, when this was written.
     pub schema: String,
@@ -132,6 +132,10 @@ pub struct TableState {
     /// on a replica also the table's name there, its columns and its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<String>,
+    /// Of a leaf that was taken as a table of its own, schema and name of its root, when this was written: whose rule takes
+    /// it no catalog tells any more once it is detached or dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<(String, String)>,
     /// The consistent point of the snapshot that it was copied from: changes of transactions with a
     /// commit LSN below it are in the copy.
     pub copied_at: Lsn,

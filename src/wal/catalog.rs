@@ -13,7 +13,7 @@ use crate::route::filter::{Collation, EnumLabels, TableFacts};
 use crate::route::value::{TypeCatalog, TypeRow};
 
 /// Ordinary and partitioned tables that are no partitions themselves, outside of the system's and
-/// Walgate's own schemas. $1: only these OIDs, or NULL for all.
+/// Walgate's own schemas. $1: only these OIDs, or NULL for all; $2: with leaves.
 const TABLES: &str = "\
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident::text, c.relpersistence = 'p', \
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i \
@@ -33,11 +33,15 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident:
        NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) t JOIN pg_catalog.pg_class l ON l.oid = t.relid \
              WHERE t.isleaf AND l.oid <> c.oid AND l.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i \
              WHERE i.indrelid = l.oid AND CASE l.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate \
-             WHEN 'i' THEN i.indisreplident AND i.indisvalid ELSE false END)) \
+             WHEN 'i' THEN i.indisreplident AND i.indisvalid ELSE false END)), \
+       CASE WHEN c.relispartition THEN ARRAY(SELECT x.name FROM pg_catalog.pg_class r \
+             JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace, \
+             LATERAL (VALUES (1, rn.nspname::text), (2, r.relname::text)) x(nth, name) \
+             WHERE r.oid = pg_catalog.pg_partition_root(c.oid) AND r.oid <> c.oid ORDER BY x.nth) END \
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walgate') AND n.nspname !~ '^pg_(toast|temp)' \
-  AND CASE WHEN $1::oid[] IS NULL THEN NOT c.relispartition ELSE c.oid = ANY ($1) END \
+  AND CASE WHEN $1::oid[] IS NULL THEN NOT c.relispartition OR $2 AND c.relkind = 'r' ELSE c.oid = ANY ($1) END \
 ORDER BY n.nspname, c.relname";
 
 /// A table of the source.
@@ -53,6 +57,8 @@ pub struct SourceTable {
     pub is_partitioned: bool,
     /// Whether it is a partition of another table.
     pub is_partition: bool,
+    /// Schema and name of the partitioned table that it is a part of, at the top; `None` while it is being detached.
+    pub root: Option<(String, String)>,
     /// Its replica identity.
     pub identity: ReplicaIdentity,
     /// Whether its changes are in the WAL (not UNLOGGED).
@@ -134,7 +140,19 @@ impl SourceTable {
 /// # Errors
 /// As the connection.
 pub async fn tables(client: &Client, oids: Option<&[Oid]>) -> Result<Vec<SourceTable>> {
-    let rows = client.query(TABLES, &[&oids]).await.map_err(classify)?;
+    tables_of(client, oids, false).await
+}
+
+/// The same, and every leaf of a partitioned table.
+///
+/// # Errors
+/// As the connection.
+pub async fn tables_and_leaves(client: &Client) -> Result<Vec<SourceTable>> {
+    tables_of(client, None, true).await
+}
+
+async fn tables_of(client: &Client, oids: Option<&[Oid]>, with_leaves: bool) -> Result<Vec<SourceTable>> {
+    let rows = client.query(TABLES, &[&oids, &with_leaves]).await.map_err(classify)?;
     rows.iter().map(table_of).collect::<Result<_, _>>().map_err(classify)
 }
 
@@ -151,6 +169,12 @@ fn table_of(row: &tokio_postgres::Row) -> Result<SourceTable, tokio_postgres::Er
         is_partitioned: row.try_get(3)?,
         is_partition: row.try_get(11)?,
         have_leaves_identity: row.try_get(12)?,
+        root: row.try_get::<_, Option<Vec<String>>>(13)?.and_then(|names| {
+            match <[String; 2]>::try_from(names) {
+                Ok([schema, name]) => Some((schema, name)),
+                Err(_) => None,
+            }
+        }),
         // An identity of a later PostgreSQL is one that this version cannot use.
         identity: identity
             .bytes()

@@ -12,14 +12,14 @@ use serde_json::Value;
 use crate::support::{Cluster, Hub, PATIENCE, Source, Walgate, kafka, servers};
 
 /// What `check --json` printed.
-struct Checked {
-    code: Option<i32>,
+pub struct Checked {
+    pub code: Option<i32>,
     json: Value,
 }
 
 impl Checked {
     #[track_caller]
-    fn of(walgate: &Walgate) -> Self {
+    pub fn of(walgate: &Walgate) -> Self {
         let output = walgate.command(&["check", "--json"]);
         let json = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}{}", out(&output), err(&output)));
@@ -28,7 +28,7 @@ impl Checked {
 
     /// Asserts a finding of that kind with these words in its message and its remedy.
     #[track_caller]
-    fn has(&self, kind: &str, key: &str, message: &str, remedy: &str) -> &Self {
+    pub fn has(&self, kind: &str, key: &str, message: &str, remedy: &str) -> &Self {
         let text = |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
         let found = self.json[kind].as_array().expect("a list").iter().any(|finding| {
             text(finding, "key") == key
@@ -40,18 +40,18 @@ impl Checked {
     }
 
     #[track_caller]
-    fn fault(&self, key: &str, message: &str, remedy: &str) -> &Self {
+    pub fn fault(&self, key: &str, message: &str, remedy: &str) -> &Self {
         assert_eq!(self.code, Some(1), "{:#}", self.json);
         self.has("faults", key, message, remedy)
     }
 
     #[track_caller]
-    fn only_faults(&self, count: usize) {
+    pub fn only_faults(&self, count: usize) {
         assert_eq!(self.json["faults"].as_array().map(Vec::len), Some(count), "{:#}", self.json);
     }
 
     #[track_caller]
-    fn is_clean(&self) {
+    pub fn is_clean(&self) {
         self.only_faults(0);
         assert_eq!(self.code, Some(0));
     }
@@ -67,7 +67,7 @@ fn err(output: &Output) -> String {
 
 /// `walgate run` ends by itself, exit code 1, with this in its log.
 #[track_caller]
-fn run_fails(walgate: &Walgate, message: &str) {
+pub fn run_fails(walgate: &Walgate, message: &str) {
     let mut running = walgate.run();
     let status = running.wait(PATIENCE);
     let log = running.stderr();

@@ -21,6 +21,7 @@ mod replicate;
 mod sequences;
 mod indexes;
 mod filters;
+mod partitions;
 mod check;
 mod demo;
 mod soak;

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::pipeline::Pipeline;
 use crate::pipeline::tables::{self, MatchedTable};
 use crate::wal::client::classify;
-use crate::wal::sql::{quote_ident, quote_literal};
+use crate::wal::sql::{quote_ident, quote_literal, quote_qualified};
 
 const KEY: &str = "source.publication";
 const PUBLICATIONS: &str = "SELECT p.pubname::text, pg_catalog.pg_has_role(p.pubowner, 'USAGE'), p.pubinsert, \
@@ -76,12 +76,26 @@ async fn managed(pipeline: &Pipeline, view: &SourceView, report: &Report) -> Res
 }
 
 /// The publication that an administrator makes. Tables without an identity are left out: publishing
-/// their updates would make the application's own statements fail.
+/// their updates would make the application's own statements fail. A root whose leaves are tables of their own stands for
+/// them, so that later ones are sent too, where no other partitioned table is sent as one.
 pub fn create(name: &str, tables: &[MatchedTable]) -> String {
-    let tables: Vec<String> =
-        tables.iter().filter(|one| one.table.has_usable_identity()).map(|one| one.table.sql_name()).collect();
+    let has_identity = |one: &&MatchedTable| one.table.has_usable_identity();
+    let is_by_root = tables.iter().any(|one| one.table.root.is_some())
+        && tables.iter().all(|one| !one.table.is_partitioned)
+        && tables.iter().filter(|one| one.table.root.is_some()).all(|one| has_identity(&one));
+    let named = |one: &MatchedTable| match &one.table.root {
+        Some((schema, root)) if is_by_root => quote_qualified(schema, root),
+        _ => one.table.sql_name(),
+    };
+    let mut tables: Vec<String> = tables.iter().filter(has_identity).map(named).collect();
+    tables.sort_unstable();
+    tables.dedup();
     let list = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
-    format!("CREATE PUBLICATION {}{list} WITH (publish_via_partition_root = true);", quote_ident(name))
+    format!(
+        "CREATE PUBLICATION {}{list} WITH (publish_via_partition_root = {});",
+        quote_ident(name),
+        !is_by_root
+    )
 }
 
 async fn existing(pipeline: &Pipeline, view: &SourceView, name: &str, report: &Report) -> Result<()> {
@@ -116,7 +130,7 @@ async fn existing(pipeline: &Pipeline, view: &SourceView, name: &str, report: &R
         );
     }
     for missing in
-        tables::published_by_leaf(pipeline, &view.client, &all_taken(pipeline, view).await?).await?
+        tables::published_otherwise(pipeline, &view.client, &all_taken(pipeline, view).await?).await?
     {
         report.add_about(Severity::Fault, KEY, &[missing.table], missing.message, missing.remedy);
     }

@@ -11,6 +11,7 @@ use super::source::SourceView;
 use crate::config::{Publication, SnapshotMode};
 use crate::error::Result;
 use crate::pipeline::Pipeline;
+use crate::pipeline::leaves;
 use crate::pipeline::tables::{self, MatchedTable, rule_of};
 use crate::route::batch::Labels;
 use crate::route::name::TablePattern;
@@ -42,7 +43,7 @@ ORDER BY 2, 3";
 /// See the module.
 pub async fn examine(pipeline: &Pipeline, view: &mut SourceView, report: &Report) -> Result<()> {
     let client = &view.client;
-    let all = catalog::tables(client, None).await?;
+    let all = tables::all(pipeline, client).await?;
     unlogged(pipeline, &all, report);
     let published = match (&pipeline.config.source.publication, pipeline.publications.existing(client).await?)
     {
@@ -85,9 +86,11 @@ pub async fn examine(pipeline: &Pipeline, view: &mut SourceView, report: &Report
     }
     let oids: Vec<u32> = taken.iter().map(|one| one.table.oid).collect();
     generated_and_topics(pipeline, view, &taken, &oids, report).await?;
-    for unseen in tables::unseen_partitions(&view.client, &taken).await? {
+    let roots = leaves::roots(pipeline, &view.client).await?;
+    for unseen in leaves::unseen(pipeline, &view.client, &taken, &roots).await? {
         report.add_about(Severity::Fault, &unseen.key_path, &[unseen.table], unseen.message, unseen.remedy);
     }
+    by_leaf(&view.client, &roots, report).await?;
     identities(&taken, report);
     view.toasted = toasted(&view.client, &taken, &oids, report).await?;
     rights(pipeline, view, &oids, report).await?;
@@ -114,7 +117,9 @@ fn names<'a>(tables: impl Iterator<Item = &'a MatchedTable>) -> Vec<String> {
 
 fn unlogged(pipeline: &Pipeline, all: &[SourceTable], report: &Report) {
     let by_pattern = |table: &&SourceTable| {
-        !table.is_logged && rule_of(pipeline, table).is_some_and(|rule| !rule.name.is_exact())
+        !table.is_logged
+            && table.root.is_none()
+            && rule_of(pipeline, table).is_some_and(|rule| !rule.name.is_exact())
     };
     let found: Vec<&SourceTable> = all.iter().filter(by_pattern).collect();
     if !found.is_empty() {
@@ -173,6 +178,23 @@ async fn generated_and_topics(
         );
     }
     view.topics = found.topics;
+    Ok(())
+}
+
+/// Partitioned tables whose leaves are tables of their own.
+async fn by_leaf(client: &Client, roots: &[MatchedTable], report: &Report) -> Result<()> {
+    for (root, leaves) in roots.iter().zip(leaves::count(client, roots).await?) {
+        let name = rule_name(&root.table);
+        report.add_about(
+            Severity::Note,
+            &format!("{}.partitions", root.rule.key_path),
+            std::slice::from_ref(&name),
+            format!(
+                "table {name} is taken leaf by leaf: {leaves} leaves now, each a table of its own; a new one is copied within 10 s"
+            ),
+            "",
+        );
+    }
     Ok(())
 }
 

@@ -21,11 +21,12 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::guard;
-use crate::pipeline::start::{blocking, rule_of};
+use crate::pipeline::start::blocking;
 use crate::pipeline::status::{CopyProgress, PipelineStatus, State};
+use crate::pipeline::tables::{self, rule_of};
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, Stored};
 use crate::sink::destination;
-use crate::wal::catalog::{self, SourceTable};
+use crate::wal::catalog::SourceTable;
 use crate::wal::client::{Client, connect};
 use crate::wal::lock::{self, Holder};
 use crate::wal::slot::{self, SlotState};
@@ -191,7 +192,7 @@ async fn ask_source(pipeline: &Pipeline) -> Result<SourceSide> {
 
 /// The tables that the rules take and the publications send, or will when they are made.
 async fn tables(pipeline: &Pipeline, client: &Client) -> Result<Vec<SourceTable>> {
-    let mut tables = catalog::tables(client, None).await?;
+    let mut tables = tables::all(pipeline, client).await?;
     tables.retain(|table| table.is_logged && rule_of(pipeline, table).is_some());
     if !pipeline.publications.is_managed()
         && let Ok(members) = pipeline.publications.members(client).await

@@ -20,7 +20,8 @@ use super::Failure;
 use crate::config::{Config, HubKind};
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
-use crate::pipeline::start::{blocking, rule_of};
+use crate::pipeline::start::blocking;
+use crate::pipeline::tables::{self, rule_of};
 use crate::route::template::{Topic, TopicNames};
 use crate::wal::catalog;
 use crate::wal::client::connect;
@@ -136,7 +137,7 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failure> {
 
 async fn topics_of_tables(pipeline: &Pipeline) -> Result<BTreeSet<String>> {
     let client = connect(&pipeline.url, "walgate tail").await?;
-    let tables = catalog::tables(&client, None).await?;
+    let tables = tables::all(pipeline, &client).await?;
     let topic = |table: &catalog::SourceTable| -> Option<Topic> {
         let rule = rule_of(pipeline, table)?;
         let names = TopicNames {

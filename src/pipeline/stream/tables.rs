@@ -4,11 +4,14 @@
 //! Comes in: relations of the stream, the catalog of now. Goes out: plans, installed; or that a table must be copied
 //! first, for which the stream ends and starts again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::Stream;
-use crate::config::{TableRule, choose};
+use crate::config::TableRule;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::pipeline::start::{blocking, rule_of};
+use crate::pipeline::start::blocking;
+use crate::pipeline::tables::{self, rule_of, rule_of_relation};
 use crate::route::Route;
 use crate::route::filter::TableFacts;
 use crate::route::plan::{Op, TablePlan};
@@ -25,18 +28,16 @@ impl Stream<'_> {
         let oid = relation.oid;
         let known = catalog::tables(&self.started.client, Some(&[oid])).await?.pop();
         let pipeline = self.pipeline;
-        let destination = pipeline.destination();
-        let rule = choose(&pipeline.config.tables, destination, &relation.namespace, &relation.name);
-        let Some(rule) = rule else {
+        let state = self.started.states.get(&oid);
+        let Some(rule) = rule_of_relation(pipeline, &relation, known.as_ref(), state) else {
             self.pump.install(relation, Some(Route::Off));
             return Ok(true);
         };
-        let state = self.started.states.get(&oid);
         let copied_at = match (state, &known) {
             (Some(state), _) => state.copied_at,
             // A leaf is described because its root is published, and its rows come as the root's; or it
             // was attached since, and they are its own: all that ever was of them is in the stream.
-            (None, Some(table)) if table.is_partition => Lsn::ZERO,
+            (None, Some(table)) if table.is_partition && rule_of(pipeline, table).is_none() => Lsn::ZERO,
             (None, Some(table)) => return self.is_to_be_copied(table).await,
             // Dropped since: likewise; a replica never had it.
             (None, None) if self.pipeline.replica.is_some() => {
@@ -130,9 +131,10 @@ impl Stream<'_> {
     pub(super) async fn compare_tables(&mut self) -> Result<bool> {
         let pipeline = self.pipeline;
         let members = pipeline.publications.members(&self.started.client).await?;
-        let tables = catalog::tables(&self.started.client, None).await?;
+        let tables = tables::all(pipeline, &self.started.client).await?;
         for table in &tables {
-            let is_copied = self.started.states.get(&table.oid).is_some_and(|state| state.done);
+            let state = self.started.states.get(&table.oid);
+            let is_copied = state.is_some_and(|state| state.done);
             let is_taken = rule_of(pipeline, table).is_some();
             let membership = members.get(&table.oid);
             let is_member = membership.is_some();
@@ -151,6 +153,13 @@ impl Stream<'_> {
                 );
                 return Ok(true);
             }
+            if is_taken && state.is_some_and(|state| state.root != table.root) {
+                tracing::info!(
+                    table = table.display_name(),
+                    "it was attached to a partitioned table, or detached: its rule may be another one"
+                );
+                return Ok(true);
+            }
             let is_new = is_taken
                 && !is_copied
                 && table.is_logged
@@ -160,8 +169,26 @@ impl Stream<'_> {
                 return Ok(true);
             }
         }
+        if pipeline.publications.is_managed()
+            && let Some(leaf) = self.detached(&tables, &members)
+        {
+            tracing::info!(table = leaf, "it is no leaf any more: it leaves the publication");
+            return Ok(true);
+        }
         slot_is_kept(&self.started.client, &pipeline.slot).await?;
         Ok(false)
+    }
+}
+
+impl Stream<'_> {
+    /// A table that was copied as a leaf, is none any more, and is taken by no other rule, but is still published.
+    fn detached(&self, tables: &[SourceTable], members: &BTreeMap<u32, Membership>) -> Option<String> {
+        let taken = tables.iter().filter(|table| rule_of(self.pipeline, table).is_some());
+        let taken: BTreeSet<u32> = taken.map(|table| table.oid).collect();
+        let mut leaves = self.started.states.values().filter(|state| state.root.is_some());
+        let detached =
+            leaves.find(|state| members.contains_key(&state.oid) && !taken.contains(&state.oid))?;
+        Some(format!("{}.{}", detached.schema, detached.table))
     }
 }
 

@@ -18,7 +18,8 @@ use crate::wal::client::{Client, classify};
 
 const READ: &str = "SELECT v, system_identifier, timeline, database_oid, slot, options, phase, commit_lsn, ordinal, \
     safe_lsn, xid, commit_time FROM walgate.checkpoint WHERE pipeline = $1 AND v IS NOT NULL";
-const READ_TABLES: &str = "SELECT oid, schema_name, table_name, key, copied_at, done, rows, selection FROM walgate.copied_table \
+const READ_TABLES: &str = "SELECT oid, schema_name, table_name, key, copied_at, done, rows, selection, root \
+    FROM walgate.copied_table \
     WHERE pipeline = $1";
 const REPLACE: &str = "UPDATE walgate.checkpoint SET v = $3, system_identifier = $4, timeline = $5, \
     database_oid = $6, slot = $7, options = $8, phase = $9, commit_lsn = $10, ordinal = $11, safe_lsn = $12, \
@@ -26,11 +27,11 @@ const REPLACE: &str = "UPDATE walgate.checkpoint SET v = $3, system_identifier =
     confirmed_at = CASE WHEN $15 THEN pg_catalog.now() ELSE confirmed_at END \
     WHERE pipeline = $1 AND epoch = $2 AND commit_lsn = $16 AND ordinal = $17 AND safe_lsn = $18";
 const ENTER_TABLE: &str = "INSERT INTO walgate.copied_table \
-    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows, selection) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows, selection, root) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
     ON CONFLICT (pipeline, oid) DO UPDATE SET schema_name = excluded.schema_name, table_name = excluded.table_name, \
     key = excluded.key, copied_at = excluded.copied_at, done = excluded.done, rows = excluded.rows, \
-    selection = excluded.selection";
+    selection = excluded.selection, root = excluded.root";
 const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 const FORGET: [&str; 3] = [
     "DELETE FROM walgate.copied_table WHERE pipeline = $1",
@@ -169,6 +170,7 @@ impl Record {
     }
 
     async fn enter(&self, client: &Client, table: &TableState) -> Result<()> {
+        let root = table.root.as_ref().map(|(schema, name)| vec![schema, name]);
         client
             .execute(
                 &self.enter_table,
@@ -182,6 +184,7 @@ impl Record {
                     &table.done,
                     &signed::<u64, i64>(table.rows)?,
                     &table.selection,
+                    &root,
                 ],
             )
             .await
@@ -219,6 +222,7 @@ pub(super) async fn read_stored(client: &Client, pipeline: &str) -> Result<Store
         });
     }
     for row in client.query(READ_TABLES, &[&pipeline]).await.map_err(classify)? {
+        let root: Option<Vec<String>> = row.get(8);
         let state = TableState {
             oid: unsigned(row.get::<_, i64>(0))?,
             schema: row.get(1),
@@ -228,6 +232,9 @@ pub(super) async fn read_stored(client: &Client, pipeline: &str) -> Result<Store
             done: row.get(5),
             rows: unsigned(row.get::<_, i64>(6))?,
             selection: row.get(7),
+            root: root
+                .and_then(|names| <[String; 2]>::try_from(names).ok())
+                .map(|[schema, name]| (schema, name)),
         };
         stored.tables.insert(state.oid, state);
     }
