@@ -28,7 +28,9 @@ pub use hub::{Delivery, FileHub, Format, Hub, HubKind, KafkaHub};
 pub use limits::{Admin, Limits, parse_duration};
 pub use replica::{OnConflict, Replica};
 pub use source::{Publication, SecretUrl, SnapshotMode, Source};
-pub use table::{ColumnSet, Destination, Mode, OnUnknownOld, Partitions, TableRule, choose, choose_of_leaf};
+pub use table::{
+    ColumnSet, Destination, Mode, OnUnknownOld, Partitions, Pushdown, TableRule, choose, choose_of_leaf,
+};
 
 /// A whole configuration, valid in itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,8 @@ pub struct TableRule {
     pub on_unknown_old: OnUnknownOld,
     /// How partitioned tables among them are taken.
     pub partitions: Partitions,
+    /// Whether the filter may go into the publication.
+    pub pushdown: Pushdown,
     /// The columns that an event carries, besides the key.
     pub columns: ColumnSet,
     /// The key of tables without one. `None`: the identity index, else the primary key.
@@ -67,6 +69,16 @@ pub enum Partitions {
     Root,
     /// Each of its leaves as a table of its own, by the rule of its root; a rule with the leaf's exact name wins.
     Leaf,
+}
+
+/// Whether a filter may go into the publication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pushdown {
+    /// Walgate alone evaluates it.
+    #[default]
+    Off,
+    /// Where that changes nothing but what is sent.
+    Auto,
 }
 
 /// Where a filter's verdict on the old row is not known.
@@ -120,6 +132,7 @@ impl TableRule {
             filter: None,
             on_unknown_old: OnUnknownOld::default(),
             partitions: Partitions::default(),
+            pushdown: Pushdown::default(),
             columns: ColumnSet::All,
             key: None,
             aggregate_type: None,
@@ -234,6 +247,7 @@ fn read_rule(section: &Section<'_>, known: &[Replica]) -> Option<TableRule> {
     let filter = read_filter(section);
     let on_unknown_old = read_on_unknown_old(section);
     let partitions = read_partitions(section, to.as_ref());
+    let pushdown = section.choice("pushdown", &[("off", Pushdown::Off), ("auto", Pushdown::Auto)], &[]);
     let columns = read_columns(section);
     let key = section.strings("key");
     if let (ColumnSet::Except(excluded), Some(key)) = (&columns, &key) {
@@ -256,6 +270,7 @@ fn read_rule(section: &Section<'_>, known: &[Replica]) -> Option<TableRule> {
         filter,
         on_unknown_old,
         partitions,
+        pushdown: pushdown.unwrap_or_default(),
         columns,
         key,
         aggregate_type,
@@ -382,7 +397,6 @@ fn refuse_later(section: &Section<'_>) {
             section.fault_of_later(key, what, remedy);
         }
     }
-    section.choice("pushdown", &[("off", ())], &["auto"]);
     section.choice("cleanup", &[("keep", ())], &["delete"]);
     let claim_check = section.section("claim_check");
     claim_check.allow(&["columns"]);

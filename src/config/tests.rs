@@ -471,7 +471,6 @@ fn later_keys_of_rules_are_refused() {
     const LATER: &str = "is not available in this version";
     one_fault(&rule("mode = \"outbox\""), "table[0].mode", LATER);
     one_fault(&rule("outbox.id = \"event_id\""), "table[0].outbox", LATER);
-    one_fault(&rule("pushdown = \"auto\""), "table[0].pushdown", LATER);
     one_fault(&rule("cleanup = \"delete\""), "table[0].cleanup", LATER);
     one_fault(&rule("claim_check.columns = true"), "table[0].claim_check.columns", LATER);
     one_fault(&rule("mask = { email = \"hash\" }"), "table[0].mask", LATER);

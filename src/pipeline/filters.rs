@@ -68,7 +68,7 @@ impl Asker {
 }
 
 /// A transaction in which names and operators mean what the filter needs.
-async fn begin<'c>(client: &'c mut Client, filter: &Filter) -> Result<Transaction<'c>> {
+pub(super) async fn begin<'c>(client: &'c mut Client, filter: &Filter) -> Result<Transaction<'c>> {
     let transaction = client.transaction().await.map_err(classify)?;
     transaction
         .batch_execute(&format!("SET LOCAL search_path = {}", filter.search_path()))

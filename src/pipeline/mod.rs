@@ -10,6 +10,7 @@ pub mod guard;
 mod inflow;
 pub mod leaves;
 pub mod pump;
+pub mod pushdown;
 pub mod start;
 pub mod status;
 pub mod tables;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::filters;
 use super::guard::{self, Start};
 use super::leaves;
+use super::pushdown;
 use super::status::State;
 use super::tables::{self, Missing};
 pub use super::tables::{MatchedTable, rule_of};
@@ -39,7 +40,7 @@ use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::lock::Lock;
-use crate::wal::publication::Membership;
+use crate::wal::publication::{Membership, PushedFilter};
 use crate::wal::slot;
 use crate::wal::sql::quote_qualified;
 
@@ -77,6 +78,8 @@ pub struct Started {
     pub states: BTreeMap<u32, TableState>,
     /// Tables whose topic already holds rows of an earlier attempt or pipeline.
     pub copied_before: BTreeSet<u32>,
+    /// The row filters of managed publications, as the server writes them.
+    pub row_filters: BTreeMap<u32, String>,
 }
 
 impl Started {
@@ -147,6 +150,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     }
     tables::fit(pipeline, (&types, &enums), &taken)?;
     filters::refuse(&mut client, &types, &enums, &taken).await?;
+    let pushed = pushdown::wanted(pipeline, &mut client, (&types, &enums), &taken).await?;
 
     let (identity, wal_flush_lsn, _) = identify(pipeline, &client, None).await?;
     let (address, name, source) = (pipeline.address()?, pipeline.name(), identity.clone());
@@ -196,7 +200,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
                 destination = store(destination, checkpoint.clone(), lost.clone()).await?;
                 states.extend(lost.into_iter().map(|state| (state.oid, state)));
             }
-            synchronize(pipeline, &mut client).await?;
+            synchronize(pipeline, &mut client, &pushed).await?;
             Checkpoint { identity, ..checkpoint }
         }
         Start::Fresh | Start::Again => {
@@ -204,7 +208,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             destination = store(destination, pending.clone(), vec![]).await?;
             failpoint::hit("start.after-pending");
             slot::remove(&client, &pipeline.slot).await?;
-            synchronize(pipeline, &mut client).await?;
+            synchronize(pipeline, &mut client, &pushed).await?;
             let consistent_point = create_slot(pipeline, &client).await?;
             failpoint::hit("start.after-slot");
             let made = Checkpoint { phase: Phase::Snapshot, safe_lsn: consistent_point, ..pending };
@@ -212,6 +216,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
             made
         }
     };
+    let row_filters = pipeline.publications.row_filters(&client).await?;
     let mut tables = tables::sent(pipeline, &client).await?;
     if pipeline.replica.is_some() {
         // One that was made since has no table on the replica yet: the next comparison finds it.
@@ -277,6 +282,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         tables,
         states,
         copied_before,
+        row_filters,
     })
 }
 
@@ -483,7 +489,11 @@ async fn lost_tables(
 }
 
 /// Makes managed publications hold what the rules take.
-async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
+async fn synchronize(
+    pipeline: &Pipeline,
+    client: &mut Client,
+    filters: &BTreeMap<u32, PushedFilter>,
+) -> Result<()> {
     let tables = tables::all(pipeline, client).await?;
     let taken: Vec<&SourceTable> =
         tables.iter().filter(|table| table.is_logged && rule_of(pipeline, table).is_some()).collect();
@@ -493,7 +503,7 @@ async fn synchronize(pipeline: &Pipeline, client: &mut Client) -> Result<()> {
             "has no usable replica identity: its updates and deletes are not seen"
         );
     }
-    pipeline.publications.synchronize(client, &taken).await
+    pipeline.publications.synchronize(client, &taken, filters).await
 }
 
 /// Makes the slot; says for whom it waits.

@@ -20,6 +20,10 @@ const EXISTING: &str = "SELECT pubname::text FROM pg_catalog.pg_publication WHER
 const MEMBERS: &str = "SELECT p.pubname::text, r.prrelid FROM pg_catalog.pg_publication p \
 JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = ANY ($1)";
 
+/// Row filters of the given publications, as the server writes them. From PostgreSQL 15 on.
+const ROW_FILTERS: &str = "SELECT r.prrelid, pg_catalog.pg_get_expr(r.prqual, r.prrelid) FROM pg_catalog.pg_publication p \
+JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = ANY ($1) AND r.prqual IS NOT NULL";
+
 /// What an existing publication publishes, FOR ALL TABLES and IN SCHEMA resolved. Column lists and
 /// row filters exist from PostgreSQL 15 on.
 const PUBLISHED: &str = "SELECT c.oid, t.attnames::text[], t.rowfilter FROM pg_catalog.pg_publication_tables t \
@@ -61,6 +65,26 @@ pub struct PublishedTable {
     pub columns: Option<Vec<String>>,
     /// The publication's row filter, if it has one: an SQL expression.
     pub row_filter: Option<String>,
+}
+
+/// A row filter that a managed publication is to have for a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedFilter {
+    /// The expression as the user wrote it.
+    pub sql: String,
+    /// What its names are looked up in.
+    pub search_path: String,
+    /// The expression as the server writes it.
+    pub deparsed: String,
+}
+
+/// The server's `server_version_num`.
+///
+/// # Errors
+/// As the connection.
+pub async fn server_version(client: &Client) -> Result<i32> {
+    const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::int";
+    Ok(client.query_one(VERSION, &[]).await.map_err(classify)?.get(0))
 }
 
 impl Publications {
@@ -124,12 +148,7 @@ impl Publications {
                 quote_ident(name)
             )));
         }
-        let version: i32 = client
-            .query_one("SELECT pg_catalog.current_setting('server_version_num')::int", &[])
-            .await
-            .map_err(classify)?
-            .get(0);
-        let query = if version >= 150_000 { PUBLISHED } else { PUBLISHED_14 };
+        let query = if server_version(client).await? >= 150_000 { PUBLISHED } else { PUBLISHED_14 };
         let rows = client.query(query, &[name]).await.map_err(classify)?;
         Ok(rows
             .iter()
@@ -137,17 +156,35 @@ impl Publications {
             .collect())
     }
 
-    /// Makes managed publications hold exactly `tables`, each in the one that its identity allows,
+    /// The row filters that managed publications have now, as the server writes them, by the OID of their table.
+    ///
+    /// # Errors
+    /// As the connection.
+    pub async fn row_filters(&self, client: &Client) -> Result<BTreeMap<u32, String>> {
+        if !self.is_managed || server_version(client).await? < 150_000 {
+            return Ok(BTreeMap::new());
+        }
+        let rows = client.query(ROW_FILTERS, &[&self.names]).await.map_err(classify)?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Makes managed publications hold exactly `tables`, each in the one that its identity allows, with exactly `filters`,
     /// in one transaction. Existing ones are left alone.
     ///
     /// # Errors
     /// Definite when the role may not.
-    pub async fn synchronize(&self, client: &mut Client, tables: &[&SourceTable]) -> Result<()> {
+    pub async fn synchronize(
+        &self,
+        client: &mut Client,
+        tables: &[&SourceTable],
+        filters: &BTreeMap<u32, PushedFilter>,
+    ) -> Result<()> {
         let [whole, inserts] = self.names.as_slice() else { return Ok(()) };
         if !self.is_managed {
             return Ok(());
         }
-        let transaction = client.transaction().await.map_err(classify)?;
+        let row_filters = self.row_filters(client).await?;
+        let mut transaction = client.transaction().await.map_err(classify)?;
         let existing: Vec<String> = transaction
             .query(EXISTING, &[&self.names])
             .await
@@ -162,6 +199,10 @@ impl Publications {
             .iter()
             .map(|row| (row.get(0), row.get(1)))
             .collect();
+        // One with another filter is taken out and put in again.
+        let is_kept = |oid: &u32| row_filters.get(oid) == filters.get(oid).map(|filter| &filter.deparsed);
+        let (members, refiltered): (BTreeSet<_>, BTreeSet<_>) =
+            members.into_iter().partition(|(_, oid)| is_kept(oid));
         let mut statements = Vec::new();
         for (name, operations) in [(whole, "insert, update, delete, truncate"), (inserts, "insert, truncate")]
         {
@@ -178,7 +219,7 @@ impl Publications {
             .map(|table| (if table.has_usable_identity() { whole } else { inserts }.clone(), table.oid))
             .collect();
         // Out of the one before into the other: never in a publication that makes its UPDATE fail.
-        for (name, oid) in members.difference(&wanted) {
+        for (name, oid) in members.difference(&wanted).chain(&refiltered) {
             let gone = transaction
                 .query_opt("SELECT $1::oid::pg_catalog.regclass::text", &[oid])
                 .await
@@ -193,7 +234,9 @@ impl Publications {
                 .iter()
                 .filter(|table| {
                     let member = (name.clone(), table.oid);
-                    wanted.contains(&member) && !members.contains(&member)
+                    !filters.contains_key(&table.oid)
+                        && wanted.contains(&member)
+                        && !members.contains(&member)
                 })
                 // ONLY: children of classic inheritance would come along, with identities of their own.
                 .map(|table| format!("ONLY {}", table.sql_name()))
@@ -213,6 +256,13 @@ impl Publications {
                     "run it as the owner of the database and tables, or create a publication and name it in source.publication",
                 )
             })?;
+        }
+        for table in tables {
+            let Some(filter) = filters.get(&table.oid) else { continue };
+            if wanted.contains(&(whole.clone(), table.oid)) && !members.contains(&(whole.clone(), table.oid))
+            {
+                add_filtered(&mut transaction, whole, table, filter).await?;
+            }
         }
         transaction.commit().await.map_err(classify)
     }
@@ -234,4 +284,32 @@ impl Publications {
         }
         Ok(existing)
     }
+}
+
+/// Adds a table with its filter; without it where the server refuses it, since Walgate evaluates it all the same.
+async fn add_filtered(
+    transaction: &mut tokio_postgres::Transaction<'_>,
+    publication: &str,
+    table: &SourceTable,
+    filter: &PushedFilter,
+) -> Result<()> {
+    let statement =
+        format!("ALTER PUBLICATION {} ADD TABLE ONLY {}", quote_ident(publication), table.sql_name());
+    let filtered = format!("{statement} WHERE ({}\n)", filter.sql);
+    tracing::info!(statement = filtered, "publication");
+    let point = transaction.savepoint("filtered").await.map_err(classify)?;
+    point
+        .batch_execute(&format!("SET LOCAL search_path = {}", filter.search_path))
+        .await
+        .map_err(classify)?;
+    let Err(error) = point.batch_execute(&filtered).await else {
+        return point.commit().await.map_err(classify);
+    };
+    if error.as_db_error().is_none() {
+        return Err(classify(error));
+    }
+    point.rollback().await.map_err(classify)?;
+    let refused = classify(error).chain();
+    tracing::warn!(table = table.display_name(), refused, "its filter is not pushed down");
+    transaction.batch_execute(&statement).await.map_err(|error| classify(error).context(&statement))
 }

@@ -22,6 +22,7 @@ mod sequences;
 mod indexes;
 mod filters;
 mod partitions;
+mod pushdown;
 mod check;
 mod demo;
 mod soak;

@@ -6,15 +6,18 @@
 use super::report::{Report, Severity};
 use super::source::SourceView;
 use super::tables::rule_name;
-use crate::config::OnUnknownOld;
+use crate::config::{ColumnSet, OnUnknownOld, Pushdown};
 use crate::error::Result;
+use crate::pipeline::Pipeline;
 use crate::pipeline::filters::compiled;
+use crate::pipeline::pushdown;
 use crate::pipeline::tables::{self, MatchedTable};
 use crate::route::filter::{EnumLabels, Evaluator, Filter};
 use crate::route::value::TypeCatalog;
 use crate::wal::catalog;
 use crate::wal::client::{Client, classify};
 use crate::wal::pgoutput::ReplicaIdentity;
+use crate::wal::publication::server_version;
 
 /// Columns of the table $1 whose values may be stored out of line: never those that their type keeps within 24 bytes, the
 /// size from which on a value is moved (heap_toast.c). Strings of up to 5 characters and numerics of up to 20 digits are.
@@ -28,6 +31,7 @@ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <
 /// # Errors
 /// As the connection.
 pub async fn examine(
+    pipeline: &Pipeline,
     view: &mut SourceView,
     types: &TypeCatalog,
     taken: &mut [MatchedTable],
@@ -35,8 +39,13 @@ pub async fn examine(
 ) -> Result<EnumLabels> {
     let enums = catalog::enums(&view.client).await?;
     tables::read_facts(&view.client, taken).await?;
+    let version = server_version(&view.client).await?;
     for matched in taken.iter() {
-        let Some(filter) = compiled(&mut view.client, types, &enums, matched).await? else { continue };
+        let filter = compiled(&mut view.client, types, &enums, matched).await?;
+        if matched.rule.pushdown == Pushdown::Auto {
+            pushed(pipeline, version, matched, filter.as_ref().and_then(|one| one.as_ref().ok()), report);
+        }
+        let Some(filter) = filter else { continue };
         let key = format!("{}.where", matched.rule.key_path);
         let name = [rule_name(&matched.table)];
         match filter {
@@ -69,6 +78,39 @@ fn evaluator(filter: &Filter, key: &str, name: &[String], report: &Report) {
         }
     };
     report.add_about(Severity::Note, key, name, message, remedy);
+}
+
+/// What of the rule the publication does.
+fn pushed(
+    pipeline: &Pipeline,
+    version: i32,
+    matched: &MatchedTable,
+    filter: Option<&Filter>,
+    report: &Report,
+) {
+    let (key, name) = (format!("{}.pushdown", matched.rule.key_path), rule_name(&matched.table));
+    let note = |message: String, remedy: &str| {
+        report.add_about(Severity::Note, &key, std::slice::from_ref(&name), message, remedy);
+    };
+    match (filter, &matched.rule.filter) {
+        (Some(filter), _) => match pushdown::why_not(pipeline, version, matched, filter) {
+            None => note(
+                format!("the filter of {name} is pushed down into the publication"),
+                "while it is there, PostgreSQL refuses DROP COLUMN and ALTER TYPE of its columns on the source: write pushdown = \"off\" before",
+            ),
+            Some(why) => note(format!("the filter of {name} is not pushed down: {why}"), "nothing to do"),
+        },
+        (None, None) => note(format!("the rule has no filter of {name} to be pushed down"), "nothing to do"),
+        (None, Some(_)) => {}
+    }
+    if matched.rule.columns != ColumnSet::All {
+        note(
+            format!(
+                "the list of columns of {name} is not pushed down: rows in the WAL would lack a column that is added to the list later"
+            ),
+            "nothing to do",
+        );
+    }
 }
 
 /// Rows on whose side of the filter nothing is known, because the WAL does not have their values.

@@ -158,7 +158,7 @@ async fn generated_and_topics(
         .cloned()
         .collect();
     let types = catalog::types(&view.client).await?;
-    let enums = filters::examine(view, &types, &mut fitting, report).await?;
+    let enums = filters::examine(pipeline, view, &types, &mut fitting, report).await?;
     fitting.retain(|matched| !is_reported(report, &rule_name(&matched.table)));
     if pipeline.replica.is_some() {
         if let Err(error) = tables::fit(pipeline, (&types, &enums), &fitting) {

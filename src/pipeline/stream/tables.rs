@@ -10,8 +10,9 @@ use super::Stream;
 use crate::config::TableRule;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::pipeline::start::blocking;
-use crate::pipeline::tables::{self, rule_of, rule_of_relation};
+use crate::pipeline::pushdown;
+use crate::pipeline::start::{Started, blocking};
+use crate::pipeline::tables::{self, MatchedTable, rule_of, rule_of_relation};
 use crate::route::Route;
 use crate::route::filter::TableFacts;
 use crate::route::plan::{Op, TablePlan};
@@ -175,12 +176,34 @@ impl Stream<'_> {
             tracing::info!(table = leaf, "it is no leaf any more: it leaves the publication");
             return Ok(true);
         }
+        if let Some(table) = self.refiltered(&tables).await? {
+            tracing::info!(table, "its replica identity, or its filter in the publication, changed");
+            return Ok(true);
+        }
         slot_is_kept(&self.started.client, &pipeline.slot).await?;
         Ok(false)
     }
 }
 
 impl Stream<'_> {
+    /// A table whose filter in the publication is not the one of the start, or was decided by another identity.
+    async fn refiltered(&self, tables: &[SourceTable]) -> Result<Option<String>> {
+        let Started { client, row_filters, tables: started, .. } = &self.started;
+        if row_filters.is_empty() && !pushdown::is_asked(self.pipeline) {
+            return Ok(None);
+        }
+        let now = self.pipeline.publications.row_filters(client).await?;
+        let is_other = |known: &&MatchedTable| {
+            let oid = known.table.oid;
+            let identity = |table: &SourceTable| table.identity_columns().map(<[String]>::to_vec);
+            let table = tables.iter().find(|table| table.oid == oid);
+            row_filters.get(&oid) != now.get(&oid)
+                || row_filters.contains_key(&oid)
+                    && table.is_some_and(|table| identity(table) != identity(&known.table))
+        };
+        Ok(started.iter().find(is_other).map(|known| known.table.display_name()))
+    }
+
     /// A table that was copied as a leaf, is none any more, and is taken by no other rule, but is still published.
     fn detached(&self, tables: &[SourceTable], members: &BTreeMap<u32, Membership>) -> Option<String> {
         let taken = tables.iter().filter(|table| rule_of(self.pipeline, table).is_some());

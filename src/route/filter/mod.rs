@@ -206,6 +206,20 @@ impl Filter {
         server::immutability_check(&self.sql, &self.relation, &self.server_columns)
     }
 
+    /// Whether no value can make it fail, here or in PostgreSQL: it compares columns and constants, and joins that by AND, OR
+    /// and NOT.
+    pub fn cannot_fail(&self) -> bool {
+        match &self.body {
+            Body::Own(node) => node.cannot_fail(),
+            Body::Server(_) => false,
+        }
+    }
+
+    /// After [`Filter::immutability_check`], in its transaction: the expression as PostgreSQL writes it.
+    pub fn deparse(&self) -> String {
+        server::deparse(&self.relation)
+    }
+
     /// The user's text, for `COPY (SELECT ... WHERE (<sql>))`.
     pub fn sql(&self) -> &str {
         &self.sql

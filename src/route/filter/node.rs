@@ -159,6 +159,31 @@ impl From<EvalError> for Stop {
 type Outcome<'a> = Result<Option<Datum<'a>>, Stop>;
 
 impl Node {
+    /// Whether it is made of comparisons alone, which no value makes fail.
+    pub(super) fn cannot_fail(&self) -> bool {
+        match self {
+            Node::Const(_) | Node::Column { .. } => true,
+            Node::And(nodes) | Node::Or(nodes) | Node::Array(nodes) => nodes.iter().all(Node::cannot_fail),
+            Node::Not(node) | Node::IsNull(node) | Node::Is { node, .. } | Node::Among { node, .. } => {
+                node.cannot_fail()
+            }
+            Node::Compare { sides, .. } | Node::Same { sides, .. } | Node::Any { sides, .. } => {
+                sides.iter().all(Node::cannot_fail)
+            }
+            Node::Arith { .. }
+            | Node::Negate { .. }
+            | Node::Abs { .. }
+            | Node::Cast { .. }
+            | Node::Concat(_)
+            | Node::Length(_)
+            | Node::Like { .. }
+            | Node::JsonGet { .. }
+            | Node::Case { .. }
+            | Node::Coalesce(_)
+            | Node::NullIf { .. } => false,
+        }
+    }
+
     /// Evaluates it on a row.
     pub(super) fn eval<'a>(&'a self, cells: Row<'_, 'a>) -> Outcome<'a> {
         match self {

@@ -6,7 +6,7 @@
 
 use crate::route::value::TypeCatalog;
 use crate::wal::pgoutput::Relation;
-use crate::wal::sql::{quote_ident, quote_qualified};
+use crate::wal::sql::{quote_ident, quote_literal, quote_qualified};
 
 use super::facts::TableFacts;
 
@@ -107,6 +107,15 @@ pub(super) fn statement(sql: &str, relation: &Relation, columns: &[ServerColumn]
          AS i ({}, {ORDINAL}) OFFSET 0) AS {table} ORDER BY {ORDINAL}",
         inputs.join(", "),
         names.join(", "),
+    )
+}
+
+/// See [`super::Filter::deparse`].
+pub(super) fn deparse(relation: &Relation) -> String {
+    let table = quote_literal(&format!("pg_temp.{}", quote_ident(&relation.name)));
+    format!(
+        "SELECT pg_catalog.pg_get_expr(i.indpred, i.indrelid) FROM pg_catalog.pg_index i \
+         WHERE i.indrelid = {table}::pg_catalog.regclass"
     )
 }
 

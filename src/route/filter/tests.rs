@@ -377,3 +377,20 @@ fn knows_the_forms_that_postgresql_knows() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+#[test]
+fn what_compares_columns_with_constants_cannot_fail() {
+    for text in [
+        "region = 'EU' AND total >= 10",
+        "paid IS NOT TRUE OR NOT (x BETWEEN 1 AND 5)",
+        "x IN (1, 2, 3) AND region IS NULL",
+        "'vip' = ANY (tags)",
+        "at >= '2026-01-01'",
+    ] {
+        assert!(own(text).cannot_fail(), "{text}");
+    }
+    for text in ["1 / x > 0", "region LIKE 'E%'", "x::text = '1'", "data->>'k' = 'v'", "coalesce(x, 1) = 1"] {
+        assert!(!own(text).cannot_fail(), "{text}");
+    }
+    assert!(!compile("region ~ '^E'").expect("for the server").cannot_fail());
+}
