@@ -164,8 +164,9 @@ pub fn rule_of_relation<'p>(
     state: Option<&TableState>,
 ) -> Option<&'p TableRule> {
     let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
-    let root = known.and_then(|table| table.root.as_ref()).or(state.and_then(|state| state.root.as_ref()));
-    let by_root = root.and_then(|root| of_leaf(pipeline, root, (schema, name)));
+    // With its root it may have been detached from another one, which alone is named by a rule.
+    let roots = [known.and_then(|table| table.root.as_ref()), state.and_then(|state| state.root.as_ref())];
+    let by_root = roots.into_iter().flatten().find_map(|root| of_leaf(pipeline, root, (schema, name)));
     let rule = by_root.or_else(|| choose(&pipeline.config.tables, pipeline.destination(), schema, name));
     // What is left in the stream of a time when it was taken as one.
     rule.filter(|rule| {

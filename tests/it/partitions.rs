@@ -184,6 +184,11 @@ fn what_a_leaf_got_before_it_was_dropped_or_detached_is_delivered() {
         .exec("ALTER TABLE m ATTACH PARTITION m_us FOR VALUES IN ('US'); INSERT INTO m VALUES (6, 'US', 0)");
     walgate.run_until_caught_up();
     fold::assert_folded_equals(&hub.events(), &source, "public.m_us");
+    // With the partitioned partition above it.
+    source.exec("INSERT INTO m VALUES (7, 'XX', 0); ALTER TABLE m DETACH PARTITION m_more");
+    walgate.run_until_caught_up();
+    assert_eq!(table_ops(&hub.events(), "public.m_low"), ["insert", "insert"]);
+    assert_eq!(members(&source, "hub"), "m_us");
 }
 
 #[test]
