@@ -38,6 +38,7 @@ const REPLICA: &[File] = &[
         name: "created_table",
         sql: include_str!("../migrations/replica/V4__created_table.sql"),
     },
+    File { version: 5, name: "leaf", sql: include_str!("../migrations/replica/V5__leaf.sql") },
 ];
 
 const LOCK: &str =

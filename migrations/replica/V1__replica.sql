@@ -29,7 +29,6 @@ CREATE TABLE IF NOT EXISTS walgate.copied_table (
   done boolean NOT NULL,
   rows bigint NOT NULL,
   selection text,                       -- what the rule selected when it was copied
-  root text[],                          -- schema and name of the partitioned table whose leaf it is
   PRIMARY KEY (pipeline, oid)
 );
 
