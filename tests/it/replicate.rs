@@ -168,6 +168,21 @@ fn case_r2_r3_large_values_are_never_lost() {
 }
 
 #[test]
+fn case_r3_a_value_that_was_fetched_when_another_row_had_the_key() {
+    let (source, replica, hub) = (Source::new("swapped"), Source::new("swapped_r"), Hub::file());
+    source.exec(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, n int, note text); ALTER TABLE t ALTER note SET STORAGE EXTERNAL;
+         INSERT INTO t SELECT i, 0, i || {TOASTED} FROM generate_series(1, 6) i"
+    ));
+    let walgate = replicating(&source, &replica, &hub, &rule("public.t", "where = \"n > 0\""));
+    walgate.run_until_caught_up();
+    // All of them enter, and when their values are looked for, each key has another row.
+    source.exec("UPDATE t SET n = 1; UPDATE t SET id = id + 100; UPDATE t SET id = 107 - id; DELETE FROM t WHERE id = 6; UPDATE t SET id = -1 WHERE id = 5");
+    walgate.run_until_caught_up();
+    assert_same(&source, "SELECT t::text FROM t WHERE n > 0", &replica, "SELECT t::text FROM t");
+}
+
+#[test]
 fn case_r6_parents_and_children_and_truncate_of_both() {
     let (source, replica, hub) = (Source::new("r6rep"), Source::new("r6rep_r"), Hub::file());
     let tables = "CREATE TABLE parent (id int PRIMARY KEY, code text UNIQUE);

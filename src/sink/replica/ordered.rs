@@ -131,6 +131,9 @@ impl Applier {
             RowOp::Update if has_key && has_old && !table.target.key.iter().any(is_always) => {
                 let new = cells.merge(old, new, table.width());
                 self.expect_key(at, cells, new)?;
+                if table.target.is_filtered && cells.row(new, table.width()).contains(&Cell::Unchanged) {
+                    return Ok(None);
+                }
                 Some(Expected { kind: Kind::RekeyRow, old, new, touches: true })
             }
             RowOp::Update if !has_key => {
@@ -282,14 +285,24 @@ impl Applier {
         new: usize,
     ) -> Result<(), Trouble> {
         // Of the old row more may be known than its key.
-        let new = cells.merge(old, new, at.table.width());
+        let mut new = cells.merge(old, new, at.table.width());
         self.expect_key(at, cells, new)?;
+        if at.table.target.is_filtered
+            && let Some(filled) = self.filled(cells, at, new).await?
+        {
+            // The replica's row may have entered with values that were fetched when another row had its key on the
+            // source. Both rows then still had to change their keys: here is where the values are set right.
+            new = filled;
+        }
         let is_always =
             |column: &usize| at.table.columns.get(*column).is_some_and(|column| column.is_identity_always);
         if at.table.target.key.iter().any(is_always) {
-            let Some(new) = self.filled(cells, at, new).await? else { return Ok(()) };
+            let filled = self.filled(cells, at, new).await?;
             self.run(client, cells, at, Kind::DeleteRow, old, old).await?;
-            return self.put(client, cells, at, new).await;
+            return match filled {
+                Some(new) => self.put(client, cells, at, new).await,
+                None => Ok(()),
+            };
         }
         if self.run(client, cells, at, Kind::RekeyRow, old, new).await? > 0 {
             return Ok(());
