@@ -6,6 +6,7 @@
 
 use super::filter::{EvalError, Filter, Verdict};
 use crate::config::OnUnknownOld;
+use crate::error::Error;
 use crate::wal::pgoutput::Value;
 
 /// A rule's filter, compiled for a table.
@@ -41,6 +42,8 @@ pub enum Outcome {
     Update,
     /// A row goes.
     Delete,
+    /// It depends on a value of the new row that was not sent: that of this column.
+    Unknown(usize),
 }
 
 impl Side {
@@ -59,10 +62,10 @@ impl Side {
     }
 }
 
-/// What a change is whose old and new row are on these sides. A new row is never on an unknown side: that is an error
-/// of its own, found before.
+/// What a change is whose old and new row are on these sides.
 pub fn outcome(old: Side, new: Side, on_unknown_old: OnUnknownOld) -> Outcome {
     match (old, new) {
+        (_, Side::Unknown(column)) => Outcome::Unknown(column),
         (Side::Absent, Side::Pass) | (Side::Fail, Side::Pass) => Outcome::Insert,
         (Side::Pass | Side::Unknown(_), Side::Pass) => Outcome::Update,
         (Side::Pass, Side::Fail | Side::Absent) => Outcome::Delete,
@@ -88,6 +91,19 @@ impl RowFilter {
     /// As [`RowFilter::side`].
     pub fn old_side(&self, cells: &[Value<'_>]) -> Result<Side, EvalError> {
         self.filter.evaluate_old(cells).map(Side::of)
+    }
+
+    /// It fails for a row.
+    pub fn refused(&self, error: EvalError) -> Error {
+        let what = format!("the filter {} fails for this row", self.filter.sql());
+        let failed = match error {
+            // It was added since the filter was compiled: the next attempt knows it.
+            EvalError::UnknownLabel => Error::transient(what),
+            _ => Error::definite(what),
+        };
+        failed
+            .with_source(error)
+            .with_hint(format!("{}; nothing past the last whole transaction was confirmed", error.remedy()))
     }
 
     /// The first of its columns that was not sent.
@@ -116,6 +132,8 @@ mod tests {
             (Fail, Fail, Outcome::Nothing),
             (Unknown(1), Pass, Outcome::Update),
             (Unknown(1), Fail, Outcome::Delete),
+            (Pass, Unknown(2), Outcome::Unknown(2)),
+            (Fail, Unknown(2), Outcome::Unknown(2)),
         ] {
             assert_eq!(outcome(old, new, OnUnknownOld::Delete), expected, "{old:?} to {new:?}");
         }

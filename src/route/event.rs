@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::batch::{Batch, Event, Moved};
 use super::crossing::Outcome;
-use super::images::{Images, Place};
+use super::images::{Images, Place, unknown};
 use super::message::MessagePlace;
 use super::plan::{Op, TablePlan, json_string};
 use super::value::{self, Style};
@@ -284,6 +284,7 @@ impl EventWriter {
         };
         match outcome {
             Outcome::Nothing => Ok(()),
+            Outcome::Unknown(column) => Err(unknown(&plan.selection, column, place)),
             Outcome::Insert => self.write_row(batch, plan, stamp, &insert),
             Outcome::Delete => {
                 let before = match (before, new) {

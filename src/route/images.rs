@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::RowMessage;
 use super::batch::Batch;
 use super::crossing::{Outcome, RowFilter, Side, outcome};
-use super::filter::{EvalError, Evaluator};
+use super::filter::Evaluator;
 use super::selection::Selection;
 use super::undecided::Asked;
 use crate::change::{Cells, Position};
@@ -74,7 +74,7 @@ impl<'m, 'a> Images<'m, 'a> {
     /// everything that may become of it is written, and what is to be asked is noted.
     ///
     /// # Errors
-    /// As `write`; definite: the filter fails for this row, or depends on a value of the new row that was not sent.
+    /// As `write`; definite: the filter fails for this row.
     pub fn route(
         &self,
         selection: &Selection,
@@ -82,10 +82,7 @@ impl<'m, 'a> Images<'m, 'a> {
         place: Place,
         mut write: impl FnMut(&mut Batch, Became) -> Result<()>,
     ) -> Result<()> {
-        let context = |error: Error| {
-            let (relation, number, lsn) = (&selection.relation, place.position.ordinal, place.lsn);
-            error.context(format_args!("table {relation}, change {number:08X} at {lsn}"))
-        };
+        let context = |error: Error| error.context(named(selection, place));
         match &selection.filter {
             None => write(batch, Became { outcome: self.unfiltered(), is_certain: true }),
             Some(filter) => match filter.filter.evaluator() {
@@ -108,12 +105,9 @@ impl<'m, 'a> Images<'m, 'a> {
         let side = |cells: Option<&Cells<'a>>, evaluate: fn(&RowFilter, &[Value<'_>]) -> _| {
             cells
                 .map_or(Ok(Side::Absent), |cells| evaluate(filter, cells))
-                .map_err(|error| refused(filter, error))
+                .map_err(|error| filter.refused(error))
         };
         let new = side(self.new.as_ref(), RowFilter::side)?;
-        if let Side::Unknown(column) = new {
-            return Err(unknown(selection, column));
-        }
         let old = side(self.known_of_old(selection).as_ref(), RowFilter::old_side)?;
         Ok(Became {
             outcome: outcome(old, new, filter.on_unknown_old),
@@ -138,7 +132,7 @@ impl<'m, 'a> Images<'m, 'a> {
         };
         let (old, new) = (ask(&self.known_of_old(selection)), ask(&self.new));
         if let Asked::Known(Side::Unknown(column)) = new {
-            return Err(unknown(selection, column));
+            return write(batch, Became { outcome: Outcome::Unknown(column), is_certain: false });
         }
         let is_certain = !matches!(old, Asked::Known(Side::Unknown(_)));
         let mut alternative = |is_possible: bool, outcome| {
@@ -213,22 +207,17 @@ fn differ(old: Option<&Value<'_>>, new: Option<&Value<'_>>) -> bool {
     }
 }
 
-fn refused(filter: &RowFilter, error: EvalError) -> Error {
-    let what = format!("the filter {} fails for this row", filter.filter.sql());
-    let failed = match error {
-        // It was added since the filter was compiled: the next attempt knows it.
-        EvalError::UnknownLabel => Error::transient(what),
-        _ => Error::definite(what),
-    };
-    failed
-        .with_source(error)
-        .with_hint(format!("{}; nothing past the last whole transaction was confirmed", error.remedy()))
+/// A change, for errors.
+fn named(selection: &Selection, place: Place) -> String {
+    format!("table {}, change {:08X} at {}", selection.relation, place.position.ordinal, place.lsn)
 }
 
-fn unknown(selection: &Selection, column: usize) -> Error {
+/// A hub has no row from which an unknown value could be taken.
+pub(super) fn unknown(selection: &Selection, column: usize, place: Place) -> Error {
     let name = selection.column_name(column);
     Error::definite(format!(
         "the filter depends on column \"{name}\", whose large (TOASTed) value did not change and so was not sent"
     ))
     .with_hint(format!("ALTER TABLE {} REPLICA IDENTITY FULL; then `walgate drop` and start anew with a copy: the change is in the WAL as it is", selection.sql_name))
+    .context(named(selection, place))
 }

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod event;
 pub mod filter;
 pub mod crossing;
+pub mod decision;
 mod images;
 pub mod undecided;
 pub mod message;

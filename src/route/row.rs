@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::batch::Progress;
+use super::decision::Decision;
 use crate::change::Position;
 
 /// A table as a replica gets it.
@@ -100,6 +101,10 @@ pub enum RowOp {
     Upsert,
     /// The row that `old` identifies goes.
     Delete,
+    /// A row whose side of the filter depends on a value that was not sent: with it, one of the two before. `old`
+    /// identifies it when its key changed, else `new` does. Behind the target's, `new` has the cells of
+    /// [`Decision::others`].
+    Decide(Arc<Decision>),
     /// The tables are emptied, in one statement.
     Truncate {
         /// All of them.
@@ -130,7 +135,7 @@ pub struct RowChange {
     /// Whether it is known that the row is there (Update, Delete), or is not (Insert): if not so on the replica, that
     /// is a conflict.
     pub is_certain: bool,
-    /// Cells of the new row, one for each column of the target: a range of [`Rows::cells`]. Empty where there is none.
+    /// Cells of the new row, one for each column of the target ([`RowOp::Decide`] has more): a range of [`Rows::cells`]. Empty where there is none.
     pub new: Range<usize>,
     /// Cells of the old row or key, likewise; cells that were not sent are [`Cell::Unchanged`].
     pub old: Range<usize>,
@@ -142,7 +147,7 @@ impl RowChange {
         match self.op {
             RowOp::Copied { rows, .. } => rows,
             RowOp::Truncate { .. } | RowOp::Clear => 0,
-            RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete => 1,
+            RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_) => 1,
         }
     }
 }

@@ -6,9 +6,11 @@
 //! gives what was left out.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::batch::Batch;
 use super::crossing::Outcome;
+use super::decision::Decision;
 use super::images::{Became, Images, Place};
 use super::row::{Cell, RowChange, RowOp, Target, TargetColumn, TargetId, Targets};
 use super::selection::{Selection, SelectionContext};
@@ -30,6 +32,10 @@ pub struct RowPlan {
     pub copied_at: Lsn,
     /// Indexes of the columns that go.
     columns: Vec<usize>,
+    /// Where there is a filter: how a change is decided that depends on what was not sent.
+    decision: Option<Arc<Decision>>,
+    /// Indexes of the columns that the filter uses besides those that go.
+    others: Vec<usize>,
 }
 
 impl RowPlan {
@@ -50,7 +56,17 @@ impl RowPlan {
         let columns: Vec<usize> =
             (0..relation.columns.len()).filter(|&at| selection.is_published(at)).collect();
         let target = targets.intern(target_of(context, relation, rule, &selection, &columns));
-        Ok(RowPlan { oid: relation.oid, selection, target, copied_at, columns })
+        let decided = |filter| Decision::of(filter, &columns, |at| target_column(context, relation, at));
+        let (decision, others) = selection.filter.as_ref().map(decided).unzip();
+        Ok(RowPlan {
+            oid: relation.oid,
+            target,
+            copied_at,
+            decision: decision.map(Arc::new),
+            others: others.unwrap_or_default(),
+            selection,
+            columns,
+        })
     }
 
     /// Appends what a change became.
@@ -75,14 +91,24 @@ impl RowPlan {
                 (RowOp::Update, self.cells(batch, new), old(is_moved || !has_key, batch))
             }
             Outcome::Update => (RowOp::Upsert, self.cells(batch, new), 0..0),
+            Outcome::Unknown(_) => {
+                let decision = self.decision.clone().expect("where there is a filter");
+                let cells = self.cells(batch, new);
+                let others = self.cells_of(batch, &self.others, new);
+                (RowOp::Decide(decision), cells.start..others.end, old(is_moved, batch))
+            }
         };
         let (target, position) = (self.target, place.position);
         batch.rows.changes.push(RowChange { target, op, position, is_certain, new, old });
     }
 
     fn cells(&self, batch: &mut Batch, cells: &[Value<'_>]) -> Range<usize> {
+        self.cells_of(batch, &self.columns, cells)
+    }
+
+    fn cells_of(&self, batch: &mut Batch, columns: &[usize], cells: &[Value<'_>]) -> Range<usize> {
         let start = batch.rows.cells.len();
-        for &at in &self.columns {
+        for &at in columns {
             let cell = match cells.get(at) {
                 Some(Value::Null) => Cell::Null,
                 Some(Value::Text(text)) => {
@@ -98,6 +124,14 @@ impl RowPlan {
     }
 }
 
+fn target_column(context: SelectionContext<'_>, relation: &Relation, at: usize) -> TargetColumn {
+    let column = relation.columns.get(at).expect("an index of the relation's columns");
+    // A type that was dropped since: its values still are text.
+    let dropped = || ("pg_catalog".to_owned(), "text".to_owned());
+    let type_name = context.types.qualified_name(column.type_oid).unwrap_or_else(dropped);
+    TargetColumn { name: column.name.clone(), type_oid: column.type_oid, type_name }
+}
+
 /// The target of a table under a rule.
 fn target_of(
     context: SelectionContext<'_>,
@@ -107,19 +141,12 @@ fn target_of(
     columns: &[usize],
 ) -> Target {
     let (schema, name) = rule.target_name(&relation.namespace, &relation.name);
-    let column = |&at: &usize| {
-        let column = relation.columns.get(at).expect("an index of the relation's columns");
-        // A type that was dropped since: its values still are text.
-        let dropped = || ("pg_catalog".to_owned(), "text".to_owned());
-        let type_name = context.types.qualified_name(column.type_oid).unwrap_or_else(dropped);
-        TargetColumn { name: column.name.clone(), type_oid: column.type_oid, type_name }
-    };
     Target {
         oid: relation.oid,
         relation: selection.relation.clone(),
         schema,
         name,
-        columns: columns.iter().map(column).collect(),
+        columns: columns.iter().map(|at| target_column(context, relation, *at)).collect(),
         key: selection.key.iter().filter_map(|at| columns.iter().position(|column| column == at)).collect(),
         is_filtered: selection.filter.is_some(),
     }

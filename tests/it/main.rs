@@ -23,6 +23,7 @@ mod indexes;
 mod filters;
 mod partitions;
 mod pushdown;
+mod looked_up;
 mod check;
 mod demo;
 mod soak;

@@ -13,19 +13,19 @@ use crate::support::{Hub, Source, Walgate, wait_until};
 const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// A replica named `r` and rules for it.
-fn replicating(source: &Source, replica: &Source, hub: &Hub, rules: &str) -> Walgate {
+pub fn replicating(source: &Source, replica: &Source, hub: &Hub, rules: &str) -> Walgate {
     Walgate::new(source, hub)
         .section(&format!("[[replica]]\nname = \"r\"\nurl = {:?}\n", replica.url()))
         .section(rules)
 }
 
-fn rule(table: &str, more: &str) -> String {
+pub fn rule(table: &str, more: &str) -> String {
     format!("[[table]]\nname = \"{table}\"\nmode = \"replicate\"\n{more}\n")
 }
 
 /// Asserts that a query gives the same rows on both.
 #[track_caller]
-fn assert_same(source: &Source, on_source: &str, replica: &Source, on_replica: &str) {
+pub fn assert_same(source: &Source, on_source: &str, replica: &Source, on_replica: &str) {
     let sorted = |database: &Source, query: &str| {
         let mut rows = database.query(query);
         rows.sort();

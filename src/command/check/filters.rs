@@ -55,7 +55,8 @@ pub async fn examine(
             }
             Ok(filter) => {
                 evaluator(&filter, &key, &name, report);
-                unknown(&view.client, matched, &filter, &key, &name, report).await?;
+                let is_replica = pipeline.replica.is_some();
+                unknown(&view.client, is_replica, matched, &filter, (&key, &name), report).await?;
             }
         }
     }
@@ -116,10 +117,10 @@ fn pushed(
 /// Rows on whose side of the filter nothing is known, because the WAL does not have their values.
 async fn unknown(
     client: &Client,
+    is_replica: bool,
     matched: &MatchedTable,
     filter: &Filter,
-    key: &str,
-    name: &[String],
+    (key, name): (&str, &[String]),
     report: &Report,
 ) -> Result<()> {
     let table = &matched.table;
@@ -137,6 +138,9 @@ async fn unknown(
         return Ok(());
     }
     let remedy = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name());
+    if is_replica {
+        return looked_up(client, matched, &outside, (key, name), report).await;
+    }
     let consequence = match matched.rule.on_unknown_old {
         OnUnknownOld::Delete => {
             "an update to a row that does not pass is published as a delete, whether or not the row passed before"
@@ -156,9 +160,7 @@ async fn unknown(
         ),
         format!("where this matters: {remedy}"),
     );
-    let rows = client.query(TOASTABLE, &[&table.oid]).await.map_err(classify)?;
-    let toastable: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    outside.retain(|column| toastable.contains(column));
+    retain_toastable(client, matched, &mut outside).await?;
     if !outside.is_empty() {
         report.add_about(
             Severity::Fault,
@@ -172,6 +174,42 @@ async fn unknown(
             remedy,
         );
     }
+    Ok(())
+}
+
+/// A replica finds such values out.
+async fn looked_up(
+    client: &Client,
+    matched: &MatchedTable,
+    outside: &[String],
+    (key, name): (&str, &[String]),
+    report: &Report,
+) -> Result<()> {
+    let mut outside = outside.to_vec();
+    retain_toastable(client, matched, &mut outside).await?;
+    if !outside.is_empty() {
+        report.add_about(
+            Severity::Note,
+            key,
+            name,
+            format!(
+                "table {}: the filter depends on {}, whose large (TOASTed) values are not sent where they do not change: they are looked up, in the replica's own row or in the source's",
+                name.join(", "),
+                quoted(&outside)
+            ),
+            format!(
+                "nothing to do; ALTER TABLE {} REPLICA IDENTITY FULL spares the look-ups, for more WAL",
+                matched.table.sql_name()
+            ),
+        );
+    }
+    Ok(())
+}
+
+async fn retain_toastable(client: &Client, matched: &MatchedTable, columns: &mut Vec<String>) -> Result<()> {
+    let rows = client.query(TOASTABLE, &[&matched.table.oid]).await.map_err(classify)?;
+    let toastable: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    columns.retain(|column| toastable.contains(column));
     Ok(())
 }
 

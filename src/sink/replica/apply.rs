@@ -282,10 +282,12 @@ impl Applier {
                     let lines = batch.part(lines);
                     self.copy_lines(client, change.target.index(), lines).await?;
                 }
-                RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete if pace == Pace::Careful => {
+                RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_)
+                    if pace == Pace::Careful =>
+                {
                     self.row(client, cells, change).await?;
                 }
-                RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete => {
+                RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_) => {
                     let mut run = vec![change];
                     while run.len() < AHEAD_ROWS_MAX
                         && let Some(Step::Row(next)) =
@@ -462,11 +464,12 @@ fn close<'a>(index: usize, fold: &mut Option<Fold<'a>>, steps: &mut Vec<Step<'a>
     }
 }
 
-/// Whether a change is one of a row whose key stays and is known.
+/// Whether a change is one of a row whose key stays and is known, and needs no look at what the one before it left.
 fn folds_alone(table: &Table, cells: &Cells<'_>, change: &RowChange) -> bool {
     let row = match change.op {
         RowOp::Delete => &change.old,
         RowOp::Update if !change.old.is_empty() => return false,
+        RowOp::Decide(_) => return false,
         _ => &change.new,
     };
     let row = cells.of_batch(row.start, table.width());

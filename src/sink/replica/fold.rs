@@ -105,7 +105,9 @@ impl<'a> Fold<'a> {
             RowOp::Insert | RowOp::Upsert => (Net::Upsert, change.new.start),
             RowOp::Update => (Net::Update, change.new.start),
             RowOp::Delete => (Net::Delete, change.old.start),
-            RowOp::Truncate { .. } | RowOp::Clear | RowOp::Copied { .. } => return Err(DoesNotFold),
+            RowOp::Decide(_) | RowOp::Truncate { .. } | RowOp::Clear | RowOp::Copied { .. } => {
+                return Err(DoesNotFold);
+            }
         };
         let key = Key { bytes: cells.batch_bytes(), row: cells.of_batch(row, self.width), columns: self.key };
         let entry = Entry { net, row, is_certain: change.is_certain };

@@ -12,7 +12,8 @@
 //! 4. Nothing in flight survives an error: the sink ends, and its successor goes on from what is stored.
 //!
 //! `session.rs` connects and takes the epoch, `record.rs` is the checkpoint, `table.rs` what a table is there; `apply.rs`
-//! plans how a part is applied: as sets (`fold.rs`, `sets.rs`), by COPY (`copy.rs`), or one by one (`ordered.rs`), with the
+//! plans how a part is applied: as sets (`fold.rs`, `sets.rs`), by COPY (`copy.rs`), or one by one (`ordered.rs`,
+//! `decide.rs`), with the
 //! texts of `statements.rs` and the parameters of `params.rs`; `fetch.rs` asks the source for values that are not in the
 //! WAL, `conflict.rs` keeps account of rows that do not fit.
 
@@ -28,6 +29,7 @@ mod apply;
 mod sets;
 mod copy;
 mod ordered;
+mod decide;
 mod fetch;
 mod conflict;
 mod sequences;

@@ -11,6 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::apply::{Applier, Prepared, Trouble, is_about_data, mask_of};
 use super::conflict::{Conflict, ConflictKind};
+use super::decide::together;
 use super::params::{Cells, Text};
 use super::statements::{Kind, Mask, Of};
 use super::table::Table;
@@ -20,9 +21,9 @@ use crate::route::row::{Cell, RowChange, RowOp};
 use crate::wal::client::{Client, classify};
 
 /// A change, and where it goes.
-struct At<'c> {
-    change: &'c RowChange,
-    table: Arc<Table>,
+pub(super) struct At<'c> {
+    pub change: &'c RowChange,
+    pub table: Arc<Table>,
 }
 
 impl At<'_> {
@@ -31,7 +32,7 @@ impl At<'_> {
     }
 
     /// `public.orders, key (id) = (5)`, with the cells of `row`.
-    fn described(&self, cells: &Cells<'_>, row: usize) -> String {
+    pub fn described(&self, cells: &Cells<'_>, row: usize) -> String {
         let target = &self.table.target;
         if target.key.is_empty() {
             return target.relation.clone();
@@ -81,8 +82,20 @@ impl Applier {
         changes: &[&RowChange],
     ) -> Result<(), Trouble> {
         let mut ahead = Vec::with_capacity(changes.len());
-        for change in changes {
+        let mut rest = changes;
+        while let Some((change, after)) = rest.split_first() {
             let at = At { change, table: self.table(change.target.index()) };
+            if let RowOp::Decide(decision) = &change.op
+                && !at.table.target.key.is_empty()
+            {
+                send(client, cells, &ahead).await?;
+                ahead.clear();
+                let (run, later) = rest.split_at(together(&at.table, cells, rest));
+                self.decide(client, cells, decision, run).await?;
+                rest = later;
+                continue;
+            }
+            rest = after;
             match self.expected(cells, &at)? {
                 Some(expected) => {
                     let mask = mask_for(expected.kind, cells.row(expected.new, at.table.width()));
@@ -163,17 +176,18 @@ impl Applier {
         let has_old = !change.old.is_empty();
         let identity = if has_old { old } else { new };
         self.expect_key(&at, cells, identity)?;
-        match change.op {
+        match &change.op {
             RowOp::Insert if change.is_certain => self.insert(client, cells, &at, new).await,
             RowOp::Insert | RowOp::Upsert => self.put(client, cells, &at, new).await,
             RowOp::Update if has_old => self.rekey(client, cells, &at, old, new).await,
             RowOp::Update => self.update(client, cells, &at, new).await,
             RowOp::Delete => self.delete(client, cells, &at, old).await,
+            RowOp::Decide(decision) => self.decide(client, cells, decision, &[change]).await,
             RowOp::Truncate { .. } | RowOp::Clear | RowOp::Copied { .. } => Ok(()),
         }
     }
 
-    fn expect_key(&self, at: &At<'_>, cells: &Cells<'_>, row: usize) -> Result<()> {
+    pub(super) fn expect_key(&self, at: &At<'_>, cells: &Cells<'_>, row: usize) -> Result<()> {
         let is_text =
             |column: &usize| matches!(cells.row(row, at.table.width()).get(*column), Some(Cell::Text(_)));
         if at.table.target.key.iter().all(is_text) {
@@ -243,7 +257,7 @@ impl Applier {
     }
 
     /// A row that should be there, whether or not it is.
-    async fn put(
+    pub(super) async fn put(
         &mut self,
         client: &Client,
         cells: &mut Cells<'_>,
@@ -257,7 +271,7 @@ impl Applier {
         self.run(client, cells, at, Kind::InsertRow, new, new).await.map(drop)
     }
 
-    async fn delete(
+    pub(super) async fn delete(
         &mut self,
         client: &Client,
         cells: &mut Cells<'_>,
@@ -276,7 +290,7 @@ impl Applier {
     }
 
     /// A row gets another key.
-    async fn rekey(
+    pub(super) async fn rekey(
         &mut self,
         client: &Client,
         cells: &mut Cells<'_>,
@@ -329,7 +343,7 @@ impl Applier {
         let change = at.change;
         let (old, new) = (change.old.start, change.new.start);
         if change.old.is_empty() {
-            if matches!(change.op, RowOp::Update | RowOp::Delete) {
+            if matches!(change.op, RowOp::Update | RowOp::Delete | RowOp::Decide(_)) {
                 return Err(Trouble::Failed(
                     Error::definite(format!(
                         "{}: an old row was not sent, and there is no key",

@@ -65,6 +65,17 @@ impl<'a> Cells<'a> {
         bytes.expect("a cell's text lies in the buffer it was made for")
     }
 
+    /// How much has been added.
+    pub fn added(&self) -> (usize, usize) {
+        (self.more_bytes.len(), self.more_cells.len())
+    }
+
+    /// Takes back what was added since [`Cells::added`] said so: nobody needs those rows any more.
+    pub fn take_back(&mut self, (bytes, cells): (usize, usize)) {
+        self.more_bytes.truncate(bytes);
+        self.more_cells.truncate(cells);
+    }
+
     /// Adds a row: that of `new`, and where this says "unchanged", that of `old`. Where it begins.
     pub fn merge(&mut self, old: usize, new: usize, width: usize) -> usize {
         let start = self.cells.len() + self.more_cells.len();

@@ -252,7 +252,7 @@ impl Table {
 
     // ---- conditions -----------------------------------------------------------------------------------------
 
-    /// What a rule may say: of large columns only where their old and unchanged values are in the WAL.
+    /// What a rule may say: for the hub, of large columns only where their old and unchanged values are in the WAL.
     fn condition(&self, dice: &mut Dice, depth: u32) -> String {
         if depth > 0 && dice.one_in(2) {
             let (left, right) = (self.condition(dice, depth - 1), self.condition(dice, depth - 1));
@@ -262,8 +262,8 @@ impl Table {
                 _ => format!("({left}) OR ({right})"),
             };
         }
-        let usable: Vec<&Column> =
-            self.columns.iter().filter(|one| !one.is_large || self.identity == Identity::Full).collect();
+        let may_be_large = self.identity == Identity::Full || !self.is_event_too;
+        let usable: Vec<&Column> = self.columns.iter().filter(|one| !one.is_large || may_be_large).collect();
         let column = dice.pick(&usable);
         let name = quote(&column.name);
         let number = dice.below(KEYS);
