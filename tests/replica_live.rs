@@ -393,6 +393,10 @@ impl Run {
             Phase::Snapshot => self.batch.progress,
             _ => self.progress(),
         };
+        if self.batch.progress.phase == Phase::Snapshot {
+            // Rows of a copy belong to no transaction.
+            self.batch.rows.whole = Some((self.batch.rows.changes.len(), self.batch.progress));
+        }
         self.batch.more_is_coming = more_is_coming;
         let result = self.sink.accept(&self.batch);
         self.batch.clear(8 << 20);
@@ -592,12 +596,33 @@ fn groups_are_committed_first_and_receipts_follow_a_synchronous_commit() {
     run.lsn += 0x1000;
     run.ordinal = 0;
     run.safe_lsn = Lsn(run.lsn);
+    run.batch.rows.whole = Some((0, run.progress()));
     run.accept(false).expect("accepted");
     assert!(run.sink.patience().is_some());
     run.idle().expect("confirmed");
     assert_eq!(run.receipts.first().map(Durable::safe_lsn), Some(run.safe_lsn));
     assert_eq!(peek(&pair.settings).unwrap().checkpoint.unwrap().safe_lsn, run.safe_lsn);
     assert!(run.sink.patience().is_none());
+}
+
+#[test]
+fn a_batch_without_changes_is_no_end_of_a_transaction() {
+    let pair = Pair::new("noend");
+    pair.both(T);
+    let mut run = pair.run();
+    let t = run.target(&pair, "t", &["id"]);
+    run.begin().insert(t, row![1, "a", "b"]);
+    run.deliver();
+    let stored = || peek(&pair.settings).expect("stored").checkpoint;
+    let before = stored();
+    // The first changes of the next transaction are none of ours: nothing of it is open here, and it has not ended.
+    run.begin().ordinal = 8;
+    run.accept(false).expect("accepted");
+    run.idle().expect("nothing to confirm");
+    assert_eq!(stored(), before, "a position inside of a transaction was stored");
+    run.change(t, RowOp::Insert, true, &[], row![2, "a", "b"]);
+    run.deliver();
+    assert_eq!(pair.replica.value("SELECT count(*) FROM t"), "2");
 }
 
 #[test]

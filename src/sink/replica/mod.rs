@@ -52,8 +52,8 @@ use super::{Durable, Sink, SinkLimits, Stop};
 use crate::config::OnConflict;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::route::batch::{Batch, Progress};
-use crate::route::row::{RowOp, Targets};
+use crate::route::batch::Batch;
+use crate::route::row::Targets;
 use crate::wal::client::classify;
 use crate::wal::url::ConnectUrl;
 
@@ -138,16 +138,6 @@ impl ReplicaSink {
         }
     }
 
-    /// Where the last whole source transaction of a batch ends, and the progress that it makes.
-    fn whole(&self, batch: &Batch) -> Option<(usize, Progress)> {
-        let changes = &batch.rows.changes;
-        let is_inside = self.open.as_ref().is_some_and(|open| !open.is_whole);
-        // Rows of a copy belong to no transaction, and a batch without changes to none that is open.
-        let is_of_none = !is_inside
-            && changes.iter().all(|change| matches!(change.op, RowOp::Clear | RowOp::Copied { .. }));
-        batch.rows.whole.or_else(|| is_of_none.then_some((changes.len(), batch.progress)))
-    }
-
     /// Applies a part of a batch in the open transaction, or in a new one.
     fn apply(&mut self, batch: &Batch, range: std::ops::Range<usize>, is_whole: bool) -> Result<()> {
         let share = if batch.rows.changes.is_empty() {
@@ -226,7 +216,7 @@ fn refused_commit(replica: &str, error: tokio_postgres::Error) -> Error {
 impl Sink for ReplicaSink {
     fn accept(&mut self, batch: &Batch) -> Result<()> {
         let changes = batch.rows.changes.len();
-        let whole = self.whole(batch);
+        let whole = batch.rows.whole;
         if let Some((end, progress)) = &whole {
             if *end > 0 {
                 self.apply(batch, 0..*end, true)?;
