@@ -22,4 +22,5 @@ pub mod sequence;
 pub mod index;
 pub mod publication;
 pub mod slot;
+pub mod server;
 pub mod lock;

@@ -16,6 +16,7 @@ use crate::sink::checkpoint::Stored;
 use crate::sink::destination::{self, Address};
 use crate::sink::replica::{Origin, ReplicaSequence};
 use crate::wal::client::{Client, classify, connect};
+use crate::wal::server::Server;
 use crate::wal::sql::{quote_ident, quote_qualified};
 
 /// The role and its rights.
@@ -24,9 +25,6 @@ pg_catalog.pg_is_in_recovery(), \
 pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
 pg_catalog.to_regnamespace('walgate') IS NOT NULL";
 const ROLE: &str = "SELECT CURRENT_USER::text";
-/// Which database it is: comparable with the source's.
-const WHO: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text, \
-(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
 /// A table by schema and name: its OID, what may be done with it, and what would fire there.
 const TABLE: &str = "SELECT c.oid, c.relkind::text, \
 pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE') \
@@ -153,10 +151,9 @@ async fn server(
 /// By cluster and database; a source that cannot be asked is told of elsewhere.
 async fn is_source(pipeline: &Pipeline, client: &Client) -> Result<bool> {
     let Ok(source) = connect(&pipeline.url, "walgate check").await else { return Ok(false) };
-    let here = client.query_one(WHO, &[]).await.map_err(classify)?;
-    let Ok(there) = source.query_one(WHO, &[]).await else { return Ok(false) };
-    let who = |row: &tokio_postgres::Row| (row.get::<_, Option<String>>(0), row.get::<_, Option<u32>>(1));
-    Ok(who(&here) == who(&there))
+    let here = Server::of(client).await?;
+    let Ok(there) = Server::of(&source).await else { return Ok(false) };
+    Ok(here.is(&there.system_identifier, there.database_oid))
 }
 
 /// What depends on the tables.

@@ -23,6 +23,7 @@ use crate::route::row::Targets;
 use crate::sink::checkpoint::{Checkpoint, Identity, Stored, TableState};
 use crate::sink::{SinkLimits, Stop};
 use crate::wal::client::{Client, classify, connect};
+use crate::wal::server::Server;
 use crate::wal::sqlstate::{INSUFFICIENT_PRIVILEGE, sqlstate_of};
 use crate::wal::url::ConnectUrl;
 
@@ -37,9 +38,6 @@ const SETTINGS: &str = "SET synchronous_commit = off; SET idle_session_timeout =
 const NO_TRANSACTION_TIMEOUT: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
     WHERE name = 'transaction_timeout'";
 const REPLICA_ROLE: &str = "SET session_replication_role = replica";
-const IDENTITY: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text, \
-    (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())::bigint, \
-    pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('server_version_num')::int";
 /// `pg_terminate_backend` waits, and `idle_session_timeout` exists, from here on.
 const VERSION_MIN: i32 = 140_000;
 /// Ends our predecessor's sessions, which may hold locks in an open transaction, and waits up to 5 s for each.
@@ -235,10 +233,8 @@ pub(super) fn session_name(application_name: &str) -> String {
 }
 
 async fn refuse_server(client: &Client, settings: &ReplicaSettings, source: &Identity) -> Result<()> {
-    let row = client.query_one(IDENTITY, &[]).await.map_err(classify)?;
-    let (cluster, database): (String, i64) = (row.get(0), row.get(1));
-    let (is_standby, version): (bool, i32) = (row.get(2), row.get(3));
-    if cluster == source.system_identifier && database == i64::from(source.database_oid) {
+    let server = Server::of(client).await?;
+    if server.is(&source.system_identifier, source.database_oid) {
         return Err(Error::definite(format!(
             "its URL leads to the source itself, the database {} at {}",
             settings.url.database,
@@ -246,14 +242,14 @@ async fn refuse_server(client: &Client, settings: &ReplicaSettings, source: &Ide
         ))
         .with_hint(format!("correct url of the replica {} in replication.toml", settings.name)));
     }
-    if version < VERSION_MIN {
+    if server.version < VERSION_MIN {
         return Err(Error::definite(format!(
             "its server is PostgreSQL {}, a replica needs 14",
-            version / 10_000
+            server.version / 10_000
         ))
         .with_hint("upgrade it, or name another server"));
     }
-    if is_standby {
+    if server.is_standby {
         // It may be one for a moment only, in a failover.
         return Err(Error::transient(format!("its server at {} is a standby", settings.url.address()))
             .with_hint("name the primary server in the replica's url"));
