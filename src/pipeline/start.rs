@@ -27,7 +27,7 @@ use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
 use crate::route::filter::{EnumLabels, TableFacts};
 use crate::route::plan::PlanContext;
-use crate::route::row::{Target, Targets};
+use crate::route::row::Targets;
 use crate::route::row_plan::RowPlan;
 use crate::route::selection::SelectionContext;
 use crate::route::value::TypeCatalog;
@@ -310,7 +310,8 @@ async fn wanted(
         };
         let of = |name: &String| defined.iter().find(|column| column.name == *name).cloned();
         let columns = target.columns.iter().filter_map(|column| of(&column.name)).collect();
-        let is_known = states.get(&table.oid).is_some_and(|state| is_of_target(state, &target));
+        let is_known =
+            states.get(&table.oid).is_some_and(|state| went_into(state, &target.schema, &target.name));
         wanted.push(Wanted { target, columns, is_new: !is_known && is_copied });
     }
     Ok(wanted)
@@ -335,9 +336,9 @@ fn selection_of(pipeline: &Pipeline, rule: &TableRule, table: &SourceTable) -> O
 }
 
 /// Whether a table's copy went into this table of the replica.
-fn is_of_target(state: &TableState, target: &Target) -> bool {
-    let name = state.selection.as_ref().and_then(|selection| selection.lines().next());
-    name == Some(quote_qualified(&target.schema, &target.name).as_str())
+pub fn went_into(state: &TableState, schema: &str, name: &str) -> bool {
+    let known = state.selection.as_ref().and_then(|selection| selection.lines().next());
+    known == Some(quote_qualified(schema, name).as_str())
 }
 
 /// The state of a table's copy.

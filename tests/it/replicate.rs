@@ -493,6 +493,13 @@ fn another_name_other_columns_or_another_key_copy_the_table_again() {
     replicating(&source, &replica, &hub, &rule("public.t", "")).run_until_caught_up();
     assert_same(&source, "SELECT * FROM t", &replica, "SELECT * FROM t");
     let renamed = replicating(&source, &replica, &hub, &rule("public.t", "to = \"public.other\""));
+    // What was copied into the one says nothing of the other.
+    replica
+        .exec("CREATE TABLE other (id int PRIMARY KEY, a int, b int); INSERT INTO other VALUES (-1, 1, 1)");
+    let checked = renamed.command(&["check"]);
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.code() == Some(1) && text.contains("is not empty"), "{text}");
+    replica.exec("TRUNCATE other");
     renamed.run_until_caught_up();
     source.exec("UPDATE t SET a = 0 WHERE id < 10");
     renamed.run_until_caught_up();

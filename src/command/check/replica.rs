@@ -9,7 +9,7 @@ use crate::config::Replica;
 use crate::error::Result;
 use crate::pipeline::Pipeline;
 use crate::pipeline::sequences::{drawn_from, grant_on_source};
-use crate::pipeline::start::blocking;
+use crate::pipeline::start::{blocking, went_into};
 use crate::pipeline::tables::MatchedTable;
 use crate::route::name::TablePattern;
 use crate::sink::checkpoint::Stored;
@@ -246,7 +246,9 @@ async fn table(
         );
         return Ok(());
     }
-    let is_copied = view.stored.tables.contains_key(&matched.table.oid);
+    // What was copied into another table, under an earlier `to`, says nothing of this one.
+    let state = view.stored.tables.get(&matched.table.oid);
+    let is_copied = state.is_some_and(|state| went_into(state, &schema, &name));
     let has_rows = format!("SELECT EXISTS (SELECT FROM {sql_name})");
     if !is_copied && view.client.query_one(&has_rows, &[]).await.map_err(classify)?.get(0) {
         fault(
