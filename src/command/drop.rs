@@ -5,7 +5,8 @@
 //! hub's checkpoint, whose removal fences a frozen process and fails before anything is touched when
 //! the hub cannot be reached; then the slot, the publications and the schema `walgate`. Half done is
 //! "slot without a checkpoint", which every start refuses and names this command for; and each step
-//! goes on over what is missing, so doing it again mends it.
+//! goes on over what is missing, so doing it again mends it. Of a pipeline that is no longer in the file only
+//! the source's side is known: its slot, by name, and its publications go, and what stays is told.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
@@ -23,7 +24,9 @@ use crate::pipeline::start::blocking;
 use crate::sink::destination;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::lock::{self, Lock};
+use crate::wal::publication::Publications;
 use crate::wal::slot;
+use crate::wal::url::ConnectUrl;
 
 /// A process that was just killed has its lock until the server has noticed.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
@@ -43,7 +46,7 @@ WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput' AND NOT t
 /// What `walgate drop` takes.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only this pipeline: `hub`, a replica's name, or its slot's name
+    /// Only this pipeline: `hub`, a replica's name, or its slot's name, also one that the file names no more
     #[arg(long, value_name = "P")]
     pub pipeline: Option<String>,
     /// Do not ask
@@ -64,6 +67,27 @@ struct Removed {
     slot: Option<String>,
     publications: Vec<String>,
     schema: Option<&'static str>,
+    /// What stays, where the file does not say where it is.
+    left: Option<String>,
+}
+
+/// A pipeline's side on the source.
+struct OnSource {
+    url: ConnectUrl,
+    application_name: String,
+    slot: String,
+    publications: Publications,
+}
+
+impl OnSource {
+    fn of(pipeline: &Pipeline) -> Self {
+        OnSource {
+            url: pipeline.url.clone(),
+            application_name: pipeline.application_name(),
+            slot: pipeline.slot.clone(),
+            publications: pipeline.publications.clone(),
+        }
+    }
 }
 
 /// Removes the pipeline.
@@ -72,13 +96,16 @@ struct Removed {
 /// Usage: not confirmed, or no such pipeline. Otherwise when a process runs it, or source or hub
 /// cannot be reached.
 pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
-    let config_path = config.path.clone();
-    let mut pipelines = Pipeline::all(&Arc::new(config), false)?;
+    let config = Arc::new(config);
+    let mut pipelines = Pipeline::all(&config, false)?;
     if let Some(asked) = &arguments.pipeline {
         let known: Vec<String> =
             pipelines.iter().map(|one| format!("{} (or: {})", one.slot, one.short_name())).collect();
         pipelines.retain(|pipeline| pipeline.is_named(asked));
         if pipelines.is_empty() {
+            if let Some(orphan) = orphan(&config, asked).await? {
+                return drop_orphan(&config, &orphan, arguments).await;
+            }
             return Err(Failure::Usage(format!(
                 "there is no pipeline {asked}\n  remedy: known is {}",
                 known.join(", ")
@@ -86,7 +113,13 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     if !arguments.yes {
-        confirm(&pipelines, &config_path)?;
+        let slots: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.slot.as_str()).collect();
+        let address = pipelines.first().map_or_else(String::new, |one| one.url.address().to_string());
+        let what = format!(
+            "the slot {} on {address}, its publications and its checkpoint at the destination; events and tables stay",
+            slots.join(", ")
+        );
+        confirm(&what, &config.path)?;
     }
     for pipeline in &pipelines {
         let removed = remove(pipeline).await?;
@@ -95,13 +128,56 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn confirm(pipelines: &[Pipeline], config_path: &std::path::Path) -> Result<(), Failure> {
-    let slots: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.slot.as_str()).collect();
-    let what = format!(
-        "the slot {} on {}, its publications and its checkpoint at the destination; events and tables stay",
-        slots.join(", "),
-        pipelines.first().map_or_else(String::new, |pipeline| pipeline.url.address().to_string())
-    );
+/// The slot of a pipeline that the file names no more: by its own name, or by that of its replica.
+async fn orphan(config: &Config, asked: &str) -> Result<Option<OnSource>> {
+    let url = ConnectUrl::from_env(config.source.url.expose())
+        .map_err(|error| Error::definite(format!("source.url: {error}")).with_hint(error.hint()))?;
+    let client = connect(&url, "walgate drop").await?;
+    let prefix = &config.source.slot;
+    let slots = slot::states(&client, &format!("{prefix}_")).await?;
+    let is_asked = |name: &str| {
+        name == asked || name == format!("{prefix}_r_{asked}") || name == format!("{prefix}_{asked}")
+    };
+    let is_ours = |slot: &&slot::SlotState| {
+        is_asked(&slot.name)
+            && slot.plugin.as_deref() == Some("pgoutput")
+            && slot.database.as_deref() == Some(url.database.as_str())
+    };
+    Ok(slots.iter().find(is_ours).map(|slot| {
+        let source_name = config.source.name.as_ref().unwrap_or(&url.database);
+        OnSource {
+            application_name: format!("walgate/{source_name}.{}", slot.name),
+            publications: Publications::new(&config.source.publication, &slot.name),
+            slot: slot.name.clone(),
+            url: url.clone(),
+        }
+    }))
+}
+
+async fn drop_orphan(config: &Config, orphan: &OnSource, arguments: &Arguments) -> Result<(), Failure> {
+    if !arguments.yes {
+        let what = format!(
+            "the slot {} on {}, of which the file names no pipeline, and its publications; what its destination holds stays",
+            orphan.slot,
+            orphan.url.address()
+        );
+        confirm(&what, &config.path)?;
+    }
+    let client = connect(&orphan.url, &orphan.application_name).await?;
+    let lock = take_lock(orphan, &client).await?;
+    let mut removed = Removed { pipeline: orphan.slot.clone(), ..Removed::default() };
+    remove_from_source(orphan, &client, &mut removed).await?;
+    drop(lock);
+    let name = config.source.name.as_ref().unwrap_or(&orphan.url.database);
+    removed.left = Some(format!(
+        "the checkpoint {name}.{} stays at its destination, which the file does not name; on a replica, where no other pipeline uses it: DROP SCHEMA walgate CASCADE",
+        orphan.slot
+    ));
+    report(&removed, arguments.json);
+    Ok(())
+}
+
+fn confirm(what: &str, config_path: &std::path::Path) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage(format!(
             "drop removes {what}; there is no terminal to ask on\n  remedy: type `walgate --config {} drop --yes`",
@@ -122,8 +198,9 @@ fn confirm(pipelines: &[Pipeline], config_path: &std::path::Path) -> Result<(), 
 }
 
 async fn remove(pipeline: &Pipeline) -> Result<Removed> {
-    let client = connect(&pipeline.url, &pipeline.application_name()).await?;
-    let lock = take_lock(pipeline, &client).await?;
+    let on_source = OnSource::of(pipeline);
+    let client = connect(&pipeline.url, &on_source.application_name).await?;
+    let lock = take_lock(&on_source, &client).await?;
     let (address, name) = (pipeline.address()?, pipeline.name());
     let had_checkpoint = blocking(move || destination::forget(&address, &name)).await.map_err(|error| {
         let (chain, slot) = (error.chain(), &pipeline.slot);
@@ -134,29 +211,32 @@ async fn remove(pipeline: &Pipeline) -> Result<Removed> {
     })?;
     let mut removed = Removed { pipeline: pipeline.slot.clone(), ..Removed::default() };
     removed.checkpoint = had_checkpoint.then(|| pipeline.name());
-    if slot::remove(&client, &pipeline.slot).await? {
-        removed.slot = Some(pipeline.slot.clone());
-    }
-    removed.publications = pipeline.publications.remove(&client).await?;
-    removed.schema = remove_schema(&client).await?;
+    remove_from_source(&on_source, &client, &mut removed).await?;
     drop(lock);
     Ok(removed)
 }
 
-async fn take_lock(pipeline: &Pipeline, client: &Client) -> Result<Lock> {
+async fn remove_from_source(on_source: &OnSource, client: &Client, removed: &mut Removed) -> Result<()> {
+    if slot::remove(client, &on_source.slot).await? {
+        removed.slot = Some(on_source.slot.clone());
+    }
+    removed.publications = on_source.publications.remove(client).await?;
+    removed.schema = remove_schema(client).await?;
+    Ok(())
+}
+
+async fn take_lock(on_source: &OnSource, client: &Client) -> Result<Lock> {
     let deadline = Instant::now() + LOCK_TIME_MAX;
+    let OnSource { url, application_name, slot, .. } = on_source;
     loop {
-        if let Some(lock) =
-            Lock::try_take(&pipeline.url, &pipeline.application_name(), &pipeline.slot).await?
-        {
+        if let Some(lock) = Lock::try_take(url, application_name, slot).await? {
             return Ok(lock);
         }
         if Instant::now() > deadline {
-            let who = lock::holder(client, &pipeline.slot).await?;
+            let who = lock::holder(client, slot).await?;
             let who = who.map_or_else(String::new, |holder| format!(" ({holder} on the source)"));
             return Err(Error::definite(format!(
-                "another process runs the pipeline {}{who}; nothing was removed",
-                pipeline.slot
+                "another process runs the pipeline {slot}{who}; nothing was removed"
             ))
             .with_hint("stop it first (SIGTERM, or Ctrl-C where it runs), and its standbys, then type `walgate drop` again"));
         }
@@ -202,5 +282,8 @@ fn report(removed: &Removed, is_json: bool) {
     }
     for part in parts {
         println!("{}: {part} removed", removed.pipeline);
+    }
+    if let Some(left) = &removed.left {
+        println!("{}: {left}", removed.pipeline);
     }
 }

@@ -451,6 +451,19 @@ fn status_and_drop_know_every_pipeline() {
     assert_eq!(report["pipelines"][1]["rows_copied"], 1);
 
     assert_eq!(walgate.command(&["drop", "--yes", "--pipeline", "nobody"]).status.code(), Some(2));
+    // A replica that was taken out of the file.
+    let without = Walgate::new(&source, &hub).section("[[table]]\nname = \"public.t\"");
+    let output = without.command(&["drop", "--yes", "--pipeline", &format!("{}_r_r", source.name())]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("stays at its destination"), "{text}");
+    let of_replica = format!(
+        "SELECT slot_name FROM pg_replication_slots WHERE slot_name = '{0}_r_r' UNION ALL SELECT pubname FROM pg_publication WHERE pubname LIKE '{0}\\_r\\_r%'",
+        source.name()
+    );
+    assert!(source.query(&of_replica).is_empty());
+    assert_eq!(without.command(&["drop", "--yes", "--pipeline", "r"]).status.code(), Some(2));
+    assert_eq!(replica.value("SELECT count(*) FROM walgate.checkpoint"), "1", "nobody said where it is");
     assert_eq!(walgate.command(&["drop", "--yes", "--pipeline", "r"]).status.code(), Some(0));
     let slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()";
     assert_eq!(source.value(slots), format!("{}_hub", source.name()));
