@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use super::apply::{Applier, Trouble};
 use super::fetch::{KeyColumn, Query};
-use super::ordered::At;
+use super::ordered::{At, Turn};
 use super::params::Cells;
 use super::table::Table;
 use crate::error::{Error, Result};
@@ -82,14 +82,15 @@ impl Applier {
         }
         self.find_out(client, cells, decision, &mut open).await?;
         let passing = self.judge_rows(cells, decision, &open).await?;
-        for (one, passes) in open.iter().zip(passing) {
-            let change = one.at.change;
+        for (one, passes) in open.into_iter().zip(passing) {
+            let (change, identity) = (one.at.change, one.identity());
             // What the replica has stays as it is there.
             let new = if one.is_there { change.new.start } else { one.row };
+            let turn = &mut Turn { client, cells, at: one.at };
             match passes {
-                false => self.delete(client, cells, &one.at, one.identity()).await?,
-                true if change.old.is_empty() => self.put(client, cells, &one.at, new).await?,
-                true => self.rekey(client, cells, &one.at, change.old.start, new).await?,
+                false => self.delete(turn, identity).await?,
+                true if change.old.is_empty() => self.put(turn, new).await?,
+                true => self.rekey(turn, change.old.start, new).await?,
             }
         }
         cells.take_back(before);

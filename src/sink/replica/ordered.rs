@@ -63,6 +63,13 @@ impl At<'_> {
     }
 }
 
+/// A change in its turn.
+pub(super) struct Turn<'t, 'b> {
+    pub client: &'t Client,
+    pub cells: &'t mut Cells<'b>,
+    pub at: At<'t>,
+}
+
 /// The one statement that a change is when the replica has what it should have.
 struct Expected {
     kind: Kind,
@@ -168,21 +175,23 @@ impl Applier {
         cells: &mut Cells<'_>,
         change: &RowChange,
     ) -> Result<(), Trouble> {
-        let at = At { change, table: self.table(change.target.index()) };
         let (old, new) = (change.old.start, change.new.start);
-        if at.table.target.key.is_empty() {
-            return self.keyless(client, cells, &at).await;
+        let at = At { change, table: self.table(change.target.index()) };
+        let has_key = !at.table.target.key.is_empty();
+        let turn = &mut Turn { client, cells, at };
+        if !has_key {
+            return self.keyless(turn).await;
         }
         let has_old = !change.old.is_empty();
         let identity = if has_old { old } else { new };
-        self.expect_key(&at, cells, identity)?;
+        self.expect_key(&turn.at, turn.cells, identity)?;
         match &change.op {
-            RowOp::Insert if change.is_certain => self.insert(client, cells, &at, new).await,
-            RowOp::Insert | RowOp::Upsert => self.put(client, cells, &at, new).await,
-            RowOp::Update if has_old => self.rekey(client, cells, &at, old, new).await,
-            RowOp::Update => self.update(client, cells, &at, new).await,
-            RowOp::Delete => self.delete(client, cells, &at, old).await,
-            RowOp::Decide(decision) => self.decide(client, cells, decision, &[change]).await,
+            RowOp::Insert if change.is_certain => self.insert(turn, new).await,
+            RowOp::Insert | RowOp::Upsert => self.put(turn, new).await,
+            RowOp::Update if has_old => self.rekey(turn, old, new).await,
+            RowOp::Update => self.update(turn, new).await,
+            RowOp::Delete => self.delete(turn, old).await,
+            RowOp::Decide(decision) => self.decide(turn.client, turn.cells, decision, &[change]).await,
             RowOp::Truncate { .. } | RowOp::Clear | RowOp::Copied { .. } => Ok(()),
         }
     }
@@ -203,135 +212,106 @@ impl Applier {
     }
 
     /// A row that cannot be there.
-    async fn insert(
-        &mut self,
-        client: &Client,
-        cells: &mut Cells<'_>,
-        at: &At<'_>,
-        new: usize,
-    ) -> Result<(), Trouble> {
-        let Some(new) = self.filled(cells, at, new).await? else { return Ok(()) };
-        if self.run(client, cells, at, Kind::InsertRow, new, new).await? > 0 {
+    async fn insert(&mut self, turn: &mut Turn<'_, '_>, new: usize) -> Result<(), Trouble> {
+        let Some(new) = self.filled(turn, new).await? else { return Ok(()) };
+        if self.run(turn, Kind::InsertRow, new, new).await? > 0 {
             return Ok(());
         }
-        let Some(row) = self.replica_row(client, cells, at, new).await? else { return Ok(()) };
-        match self.conflict(cells, at, ConflictKind::InsertExists, new, Some(row))? {
-            OnConflict::Apply => self.run(client, cells, at, Kind::UpdateRow, new, new).await.map(drop),
+        let Some(row) = self.replica_row(turn, new).await? else { return Ok(()) };
+        match self.conflict(turn, ConflictKind::InsertExists, new, Some(row))? {
+            OnConflict::Apply => self.run(turn, Kind::UpdateRow, new, new).await.map(drop),
             OnConflict::Skip | OnConflict::Error => Ok(()),
         }
     }
 
     /// A row that must be there, with this key.
-    async fn update(
-        &mut self,
-        client: &Client,
-        cells: &mut Cells<'_>,
-        at: &At<'_>,
-        new: usize,
-    ) -> Result<(), Trouble> {
-        if self.run(client, cells, at, Kind::UpdateRow, new, new).await? > 0 {
+    async fn update(&mut self, turn: &mut Turn<'_, '_>, new: usize) -> Result<(), Trouble> {
+        if self.run(turn, Kind::UpdateRow, new, new).await? > 0 {
             return Ok(());
         }
-        if at.table.has_row_triggers && self.replica_row(client, cells, at, new).await?.is_some() {
+        if turn.at.table.has_row_triggers && self.replica_row(turn, new).await?.is_some() {
             return Ok(());
         }
-        self.update_missing(client, cells, at, new, new).await
+        self.update_missing(turn, new, new).await
     }
 
     /// The row that `old` identifies is not there to become `new`.
     async fn update_missing(
         &mut self,
-        client: &Client,
-        cells: &mut Cells<'_>,
-        at: &At<'_>,
+        turn: &mut Turn<'_, '_>,
         old: usize,
         new: usize,
     ) -> Result<(), Trouble> {
-        let is_conflict = at.change.is_certain;
-        if is_conflict
-            && self.conflict(cells, at, ConflictKind::UpdateMissing, old, None)? != OnConflict::Apply
-        {
+        let is_conflict = turn.at.change.is_certain;
+        if is_conflict && self.conflict(turn, ConflictKind::UpdateMissing, old, None)? != OnConflict::Apply {
             return Ok(());
         }
-        self.put(client, cells, at, new).await
+        self.put(turn, new).await
     }
 
     /// A row that should be there, whether or not it is.
-    pub(super) async fn put(
-        &mut self,
-        client: &Client,
-        cells: &mut Cells<'_>,
-        at: &At<'_>,
-        new: usize,
-    ) -> Result<(), Trouble> {
-        if self.run(client, cells, at, Kind::UpdateRow, new, new).await? > 0 {
+    pub(super) async fn put(&mut self, turn: &mut Turn<'_, '_>, new: usize) -> Result<(), Trouble> {
+        if self.run(turn, Kind::UpdateRow, new, new).await? > 0 {
             return Ok(());
         }
-        let Some(new) = self.filled(cells, at, new).await? else { return Ok(()) };
-        self.run(client, cells, at, Kind::InsertRow, new, new).await.map(drop)
+        let Some(new) = self.filled(turn, new).await? else { return Ok(()) };
+        self.run(turn, Kind::InsertRow, new, new).await.map(drop)
     }
 
-    pub(super) async fn delete(
-        &mut self,
-        client: &Client,
-        cells: &mut Cells<'_>,
-        at: &At<'_>,
-        old: usize,
-    ) -> Result<(), Trouble> {
-        let is_done = self.run(client, cells, at, Kind::DeleteRow, old, old).await? > 0;
-        if is_done || !at.change.is_certain {
+    pub(super) async fn delete(&mut self, turn: &mut Turn<'_, '_>, old: usize) -> Result<(), Trouble> {
+        let is_done = self.run(turn, Kind::DeleteRow, old, old).await? > 0;
+        if is_done || !turn.at.change.is_certain {
             return Ok(());
         }
-        if at.table.has_row_triggers && self.replica_row(client, cells, at, old).await?.is_some() {
+        if turn.at.table.has_row_triggers && self.replica_row(turn, old).await?.is_some() {
             return Ok(());
         }
-        self.conflict(cells, at, ConflictKind::DeleteMissing, old, None)?;
+        self.conflict(turn, ConflictKind::DeleteMissing, old, None)?;
         Ok(())
     }
 
     /// A row gets another key.
     pub(super) async fn rekey(
         &mut self,
-        client: &Client,
-        cells: &mut Cells<'_>,
-        at: &At<'_>,
+        turn: &mut Turn<'_, '_>,
         old: usize,
         new: usize,
     ) -> Result<(), Trouble> {
         // Of the old row more may be known than its key.
-        let mut new = cells.merge(old, new, at.table.width());
-        self.expect_key(at, cells, new)?;
-        if at.table.target.is_filtered
-            && let Some(filled) = self.filled(cells, at, new).await?
+        let mut new = turn.cells.merge(old, new, turn.at.table.width());
+        self.expect_key(&turn.at, turn.cells, new)?;
+        if turn.at.table.target.is_filtered
+            && let Some(filled) = self.filled(turn, new).await?
         {
             // The replica's row may have entered with values that were fetched when another row had its key on the
             // source. Both rows then still had to change their keys: here is where the values are set right.
             new = filled;
         }
-        let is_always =
-            |column: &usize| at.table.columns.get(*column).is_some_and(|column| column.is_identity_always);
-        if at.table.target.key.iter().any(is_always) {
-            let filled = self.filled(cells, at, new).await?;
-            self.run(client, cells, at, Kind::DeleteRow, old, old).await?;
+        let is_always = |column: &usize| {
+            turn.at.table.columns.get(*column).is_some_and(|column| column.is_identity_always)
+        };
+        if turn.at.table.target.key.iter().any(is_always) {
+            let filled = self.filled(turn, new).await?;
+            self.run(turn, Kind::DeleteRow, old, old).await?;
             return match filled {
-                Some(new) => self.put(client, cells, at, new).await,
+                Some(new) => self.put(turn, new).await,
                 None => Ok(()),
             };
         }
-        if self.run(client, cells, at, Kind::RekeyRow, old, new).await? > 0 {
+        if self.run(turn, Kind::RekeyRow, old, new).await? > 0 {
             return Ok(());
         }
-        if self.replica_row(client, cells, at, old).await?.is_none() {
+        if self.replica_row(turn, old).await?.is_none() {
             // What the replica has under the new key is not the row whose values did not change.
-            let Some(new) = self.filled(cells, at, new).await? else { return Ok(()) };
-            return self.update_missing(client, cells, at, old, new).await;
+            let Some(new) = self.filled(turn, new).await? else { return Ok(()) };
+            return self.update_missing(turn, old, new).await;
         }
-        let Some(row) = self.replica_row(client, cells, at, new).await? else { return Ok(()) };
-        let policy = self.conflict(cells, at, ConflictKind::InsertExists, new, Some(row))?;
-        self.run(client, cells, at, Kind::DeleteRow, old, old).await?;
+        let Some(row) = self.replica_row(turn, new).await? else { return Ok(()) };
+        let policy = self.conflict(turn, ConflictKind::InsertExists, new, Some(row))?;
+        self.run(turn, Kind::DeleteRow, old, old).await?;
         match policy {
-            OnConflict::Apply => match self.filled(cells, at, new).await? {
-                Some(new) => self.put(client, cells, at, new).await,
+            OnConflict::Apply => match self.filled(turn, new).await? {
+                Some(new) => self.put(turn, new).await,
                 None => Ok(()),
             },
             OnConflict::Skip | OnConflict::Error => Ok(()),
@@ -339,70 +319,64 @@ impl Applier {
     }
 
     /// A change of a table whose rows only their whole old row identifies.
-    async fn keyless(&mut self, client: &Client, cells: &mut Cells<'_>, at: &At<'_>) -> Result<(), Trouble> {
-        let change = at.change;
+    async fn keyless(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Trouble> {
+        let change = turn.at.change;
         let (old, new) = (change.old.start, change.new.start);
         if change.old.is_empty() {
             if matches!(change.op, RowOp::Update | RowOp::Delete | RowOp::Decide(_)) {
                 return Err(Trouble::Failed(
                     Error::definite(format!(
                         "{}: an old row was not sent, and there is no key",
-                        at.table.target.relation
+                        turn.at.table.target.relation
                     ))
                     .with_hint(
                         "ALTER TABLE ... REPLICA IDENTITY FULL on the source, or give it a primary key",
                     ),
                 ));
             }
-            return self.run(client, cells, at, Kind::InsertRow, new, new).await.map(drop);
+            return self.run(turn, Kind::InsertRow, new, new).await.map(drop);
         }
         if change.op == RowOp::Delete {
-            let is_done = self.run(client, cells, at, Kind::DeleteOne, old, old).await? > 0;
-            if !is_done && change.is_certain && !at.table.has_row_triggers {
-                self.conflict(cells, at, ConflictKind::DeleteMissing, old, None)?;
+            let is_done = self.run(turn, Kind::DeleteOne, old, old).await? > 0;
+            if !is_done && change.is_certain && !turn.at.table.has_row_triggers {
+                self.conflict(turn, ConflictKind::DeleteMissing, old, None)?;
             }
             return Ok(());
         }
-        let new = cells.merge(old, new, at.table.width());
-        let is_done = self.run(client, cells, at, Kind::UpdateOne, old, new).await? > 0;
-        if is_done || at.table.has_row_triggers {
+        let new = turn.cells.merge(old, new, turn.at.table.width());
+        let is_done = self.run(turn, Kind::UpdateOne, old, new).await? > 0;
+        if is_done || turn.at.table.has_row_triggers {
             return Ok(());
         }
         if change.is_certain
-            && self.conflict(cells, at, ConflictKind::UpdateMissing, old, None)? != OnConflict::Apply
+            && self.conflict(turn, ConflictKind::UpdateMissing, old, None)? != OnConflict::Apply
         {
             return Ok(());
         }
-        self.run(client, cells, at, Kind::InsertRow, new, new).await.map(drop)
+        self.run(turn, Kind::InsertRow, new, new).await.map(drop)
     }
 
     /// The row with all its values; `None`: the source has it no longer.
-    async fn filled(&mut self, cells: &mut Cells<'_>, at: &At<'_>, row: usize) -> Result<Option<usize>> {
-        if !cells.row(row, at.table.width()).contains(&Cell::Unchanged) {
+    async fn filled(&mut self, turn: &mut Turn<'_, '_>, row: usize) -> Result<Option<usize>> {
+        if !turn.cells.row(row, turn.at.table.width()).contains(&Cell::Unchanged) {
             return Ok(Some(row));
         }
-        Ok(self.source.fill(cells, &at.table, &[row]).await?.first().copied().flatten())
+        Ok(self.source.fill(turn.cells, &turn.at.table, &[row]).await?.first().copied().flatten())
     }
 
     /// The row that the replica has under the key of `row`, as JSON.
-    async fn replica_row(
-        &mut self,
-        client: &Client,
-        cells: &Cells<'_>,
-        at: &At<'_>,
-        row: usize,
-    ) -> Result<Option<String>> {
-        let prepared = self.prepared(client, at.index(), Kind::SelectRow, Mask::new()).await?;
-        let texts = texts(cells, at, &prepared.parameters, row, row);
-        let found = client.query_opt(&prepared.statement, &as_parameters(&texts)).await.map_err(classify)?;
+    async fn replica_row(&mut self, turn: &Turn<'_, '_>, row: usize) -> Result<Option<String>> {
+        let prepared = self.prepared(turn.client, turn.at.index(), Kind::SelectRow, Mask::new()).await?;
+        let texts = texts(turn.cells, &turn.at, &prepared.parameters, row, row);
+        let found =
+            turn.client.query_opt(&prepared.statement, &as_parameters(&texts)).await.map_err(classify)?;
         Ok(found.map(|row| row.get(0)))
     }
 
     /// Notes a conflict; what is to be done.
     fn conflict(
         &mut self,
-        cells: &Cells<'_>,
-        at: &At<'_>,
+        turn: &Turn<'_, '_>,
         kind: ConflictKind,
         row: usize,
         replica_row: Option<String>,
@@ -418,49 +392,41 @@ impl Applier {
                 "conflict {} on the replica {}: {what}: {} (LSN {})",
                 kind.name(),
                 self.replica,
-                at.described(cells, row),
-                at.change.position.commit_lsn
+                turn.at.described(turn.cells, row),
+                turn.at.change.position.commit_lsn
             ))
             .with_hint("make the replica's row what it was on the source, or set on_conflict = \"apply\""));
         }
         self.conflicts.enter(Conflict {
-            relation: at.table.target.relation.clone(),
+            relation: turn.at.table.target.relation.clone(),
             kind,
-            key: at.key_json(cells, row),
-            position: at.change.position,
+            key: turn.at.key_json(turn.cells, row),
+            position: turn.at.change.position,
             replica_row,
         });
         Ok(policy)
     }
 
     /// Runs a statement for one row; how many it touched.
-    async fn run(
-        &mut self,
-        client: &Client,
-        cells: &Cells<'_>,
-        at: &At<'_>,
-        kind: Kind,
-        old: usize,
-        new: usize,
-    ) -> Result<u64, Trouble> {
-        let mask = mask_for(kind, cells.row(new, at.table.width()));
-        let prepared = self.prepared(client, at.index(), kind, mask).await?;
-        let texts = texts(cells, at, &prepared.parameters, old, new);
-        match client.execute(&prepared.statement, &as_parameters(&texts)).await {
+    async fn run(&mut self, turn: &Turn<'_, '_>, kind: Kind, old: usize, new: usize) -> Result<u64, Trouble> {
+        let mask = mask_for(kind, turn.cells.row(new, turn.at.table.width()));
+        let prepared = self.prepared(turn.client, turn.at.index(), kind, mask).await?;
+        let texts = texts(turn.cells, &turn.at, &prepared.parameters, old, new);
+        match turn.client.execute(&prepared.statement, &as_parameters(&texts)).await {
             Ok(count) => Ok(count),
-            Err(error) => Err(self.refused(cells, at, if kind == Kind::RekeyRow { new } else { old }, error)),
+            Err(error) => Err(self.refused(turn, if kind == Kind::RekeyRow { new } else { old }, error)),
         }
     }
 
     /// Why the replica does not take a row.
-    fn refused(&self, cells: &Cells<'_>, at: &At<'_>, row: usize, error: tokio_postgres::Error) -> Trouble {
+    fn refused(&self, turn: &Turn<'_, '_>, row: usize, error: tokio_postgres::Error) -> Trouble {
         let Some(answer) = error.as_db_error().filter(|answer| is_about_data(answer.code().code())) else {
             return Trouble::Failed(classify(error));
         };
         let column = answer.column().map_or_else(String::new, |column| format!(", column {column}"));
         let constraint =
             answer.constraint().map_or_else(String::new, |constraint| format!(", constraint {constraint}"));
-        let name = &at.table.name;
+        let name = &turn.at.table.name;
         let hint = match answer.code().code() {
             "23505" | "23P01" => format!(
                 "another row of {name} has the value: delete it if it does not come from the source; if the source's constraint is DEFERRABLE, make this one so too, else drop it"
@@ -474,8 +440,8 @@ impl Applier {
         let message = format!(
             "the replica {} refuses a row of {}{column}{constraint} (LSN {})",
             self.replica,
-            at.described(cells, row),
-            at.change.position.commit_lsn
+            turn.at.described(turn.cells, row),
+            turn.at.change.position.commit_lsn
         );
         Trouble::Again(Error::definite(message).with_source(classify(error)).with_hint(hint))
     }
