@@ -773,6 +773,38 @@ fn case_r4_one_of_equal_rows() {
 }
 
 #[test]
+fn case_r4_one_of_equal_rows_is_found_by_an_index() {
+    let pair = Pair::new("keyindex");
+    pair.both("CREATE EXTENSION citext; CREATE TABLE t (a numeric NOT NULL, b citext, c text)");
+    pair.replica.exec("CREATE INDEX by_a ON t (a, c)");
+    let mut run = pair.run();
+    let t = run.target(&pair, "t", &[]);
+    run.begin();
+    for id in 0..500 {
+        run.insert(t, row![id, "x", "y"]).insert(t, row![id, "X", V::N]);
+    }
+    run.insert(t, row!["1.0", "x", "y"]);
+    run.deliver();
+    let index = |what| {
+        pair.replica.value(&format!("SELECT {what} FROM pg_stat_user_indexes WHERE indexrelname = 'by_a'"))
+    };
+    run.begin();
+    for id in 1..400 {
+        run.delete(t, row![id, "X", V::N]).rekey(t, row![id, "x", "y"], row![id, "X", "z"]);
+    }
+    run.deliver();
+    assert_eq!(
+        pair.replica.lines("SELECT * FROM t WHERE a < 2 ORDER BY a, a::text, c"),
+        ["0|x|y", "0|X|~", "1|X|z", "1.0|x|y"]
+    );
+    assert_eq!(pair.replica.value("SELECT count(*) FROM t"), "602");
+    assert_eq!(pair.replica.value("SELECT count(*) FROM walgate.conflict"), "0");
+    // The end of its session counts at once.
+    drop(run);
+    wait_until("the index's use to be counted", || index("idx_scan >= 798") == "t");
+}
+
+#[test]
 fn case_t7_truncate_of_two_tables_with_a_foreign_key() {
     let pair = Pair::new("truncate");
     pair.both(

@@ -184,19 +184,22 @@ impl Writer<'_> {
         parts.join(" AND ")
     }
 
-    /// The whole row, as text: of any type, and exactly.
+    /// The whole row, as text: of any type, and exactly. Before that what an index finds, for values with equal texts are
+    /// equal, and a look through the whole table for each row is slow.
     fn is_whole_row(&mut self) -> String {
         let table = self.table;
-        let parts: Vec<String> = table
-            .inserted()
-            .map(|(at, column)| {
-                let value = self.row_value(Of::Old(at));
-                format!(
-                    "t.{}::text COLLATE \"C\" IS NOT DISTINCT FROM {value}::text COLLATE \"C\"",
-                    column.name
-                )
-            })
-            .collect();
+        let mut parts = Vec::new();
+        for (at, column) in table.inserted().filter(|(_, column)| column.is_findable) {
+            let value = self.row_value(Of::Old(at));
+            parts.push(format!("t.{} {} {value}", column.name, column.equals));
+        }
+        for (at, column) in table.inserted() {
+            let value = self.row_value(Of::Old(at));
+            parts.push(format!(
+                "t.{}::text COLLATE \"C\" IS NOT DISTINCT FROM {value}::text COLLATE \"C\"",
+                column.name
+            ));
+        }
         if parts.is_empty() { "true".to_owned() } else { parts.join(" AND ") }
     }
 
@@ -359,6 +362,7 @@ mod tests {
             equals: "=".into(),
             is_generated: false,
             is_identity_always,
+            is_findable: name == "id",
         };
         Table {
             target: Arc::new(target),
@@ -383,6 +387,12 @@ mod tests {
         let nothing = table().statement(Kind::UpdateSet, &Mask::from_slice(&[0b110]));
         assert!(nothing.sql.starts_with("SELECT FROM"), "{}", nothing.sql);
         assert_eq!(nothing.parameters, [Of::Old(0)]);
+        let delete = table().statement(Kind::DeleteOne, &Mask::new());
+        assert!(
+            delete
+                .sql
+                .contains("WHERE t.\"id\" = $1::text::\"pg_catalog\".\"bpchar\" AND t.\"id\"::text COLLATE")
+        );
         let upsert = table().statement(Kind::UpsertRow, &Mask::new());
         assert!(upsert.sql.ends_with("ON CONFLICT (\"id\") DO UPDATE SET \"a\"\"b\" = excluded.\"a\"\"b\""));
         assert_eq!(upsert.parameters, [Of::New(0), Of::New(1), Of::New(2)]);

@@ -44,11 +44,14 @@ macro_rules! equality_schema {
          WHERE oc.opcdefault AND oc.opcintype = base.oid LIMIT 1)"
     };
 }
-/// Columns: name, type, whether generated, whether identity ALWAYS, and where the type's equality operator lives.
+/// Columns: name, type, whether generated, whether identity ALWAYS, where the type's equality operator lives, and whether
+/// an index leads with it and it is never NULL.
 const COLUMNS: &str = concat!(
     "SELECT a.attname::text, tn.nspname::text, t.typname::text, a.attgenerated <> '', a.attidentity = 'a', ",
     equality_schema!(),
-    " FROM pg_catalog.pg_attribute a \
+    ", a.attnotnull AND EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid \
+          AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL) \
+      FROM pg_catalog.pg_attribute a \
       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
       JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace \
       WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped"
@@ -80,6 +83,8 @@ pub(super) struct Column {
     pub is_generated: bool,
     /// `GENERATED ALWAYS AS IDENTITY`: an UPDATE cannot set it.
     pub is_identity_always: bool,
+    /// An index leads with it, its type has equality, and it is never NULL: rows may be found by it.
+    pub is_findable: bool,
 }
 
 /// See the module.
@@ -156,6 +161,7 @@ fn column(row: &Row) -> Column {
         is_generated: row.get(3),
         is_identity_always: row.get(4),
         equals: equals(row.get(5)),
+        is_findable: row.get::<_, Option<&str>>(5).is_some() && row.get(6),
     }
 }
 
