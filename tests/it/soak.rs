@@ -124,6 +124,9 @@ impl Round {
             if is_killed {
                 running.kill9();
             } else {
+                // Before that, a signal finds nobody who waits for it.
+                let has_begun = || !running.stderr().is_empty();
+                wait_for("walgate's first word", START_LIMIT, || has_begun().then_some(()));
                 running.stop();
             }
         });
