@@ -170,7 +170,7 @@ async fn drop_orphan(config: &Config, orphan: &OnSource, arguments: &Arguments) 
     drop(lock);
     let name = config.source.name.as_ref().unwrap_or(&orphan.url.database);
     removed.left = Some(format!(
-        "the checkpoint {name}.{} stays at its destination, which the file does not name; on a replica, where no other pipeline uses it: DROP SCHEMA walgate CASCADE",
+        "the checkpoint {name}.{} stays at its destination, which the file does not name, and so does a replication origin on a replica; there, where no other pipeline uses it: DROP SCHEMA walgate CASCADE, and pg_replication_origin_drop of what pg_replication_origin names",
         orphan.slot
     ));
     report(&removed, arguments.json);
