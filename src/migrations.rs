@@ -33,6 +33,7 @@ const SOURCE: &[File] =
     &[File { version: 1, name: "emit", sql: include_str!("../migrations/source/V1__emit.sql") }];
 const REPLICA: &[File] = &[
     File { version: 1, name: "replica", sql: include_str!("../migrations/replica/V1__replica.sql") },
+    File { version: 2, name: "ranges", sql: include_str!("../migrations/replica/V2__ranges.sql") },
     File {
         version: 4,
         name: "created_table",

@@ -1108,6 +1108,7 @@ fn a_copy_its_states_and_its_repetition() {
         copied_at: Lsn(0x50),
         done,
         rows: 2,
+        ranges: None,
     };
     for (is_again, done) in [(false, false), (true, true)] {
         if is_again {

@@ -100,6 +100,7 @@ url = @URL@
 # publication = "managed"              # or the name of an existing one, for a role that may not create any
 # snapshot = "initial"                 # existing rows first, as "read" events; or "never"
 # snapshot_workers = 2                 # 1 to 32
+# snapshot_range_rows = 2000000        # larger tables are copied to replicas in ranges of the key; 0: never
 # bigint = "number"                    # or "string", for consumers that lose digits over 2^53
 # backlog_reader = "auto"              # only a choice of speed: this version always reads by the stream
 

@@ -11,6 +11,7 @@ pub(super) const SOURCE: &[&str] = &[
     "publication",
     "snapshot",
     "snapshot_workers",
+    "snapshot_range_rows",
     "failover",
     "backlog_reader",
     "slots",

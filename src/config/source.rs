@@ -21,6 +21,9 @@ pub struct Source {
     pub snapshot: SnapshotMode,
     /// How many tables, or ranges of one table, are copied at a time; 1 to 32.
     pub snapshot_workers: usize,
+    /// A table with more rows is copied to a replica in ranges of about so many, where the order of its key is certain;
+    /// 0: never.
+    pub snapshot_range_rows: u64,
     /// `bigint = "string"`: int8 values as JSON strings, for consumers that lose digits over 2^53.
     pub bigint_as_string: bool,
 }
@@ -71,6 +74,12 @@ impl fmt::Display for SecretUrl {
     }
 }
 
+/// Seconds of copying, which is what the rest of the stream waits for, and what a crash costs.
+const SNAPSHOT_RANGE_ROWS: u64 = 2_000_000;
+
+/// More than any table has, and within an int8.
+const SNAPSHOT_RANGE_ROWS_MAX: u64 = 1_000_000_000_000;
+
 /// The longest prefix: `<prefix>_r_<replica>` and `<prefix>_hub_inserts` must stay within 63 bytes.
 const SLOT_LENGTH_MAX: usize = 50;
 
@@ -95,6 +104,9 @@ pub(super) fn read(section: &Section<'_>) -> Source {
             .integer("snapshot_workers", 1..=32)
             .and_then(|workers| usize::try_from(workers).ok())
             .unwrap_or(2),
+        snapshot_range_rows: section
+            .integer("snapshot_range_rows", 0..=SNAPSHOT_RANGE_ROWS_MAX)
+            .unwrap_or(SNAPSHOT_RANGE_ROWS),
         bigint_as_string: section
             .choice("bigint", &[("number", false), ("string", true)], &[])
             .unwrap_or(false),

@@ -107,6 +107,7 @@ pub async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) ->
                 tokio::time::sleep(TABLES_PAUSE).await;
                 continue;
             }
+            Ok(Ended::RangeDue) => continue,
             Ok(Ended::Drained | Ended::CaughtUp) => return Ok(()),
             Err(error) => error,
         };

@@ -11,6 +11,7 @@ mod inflow;
 pub mod leaves;
 pub mod pump;
 pub mod pushdown;
+pub mod ranges;
 pub mod start;
 pub mod status;
 pub mod tables;
@@ -50,6 +51,8 @@ pub enum Ended {
     CaughtUp,
     /// A table came or went that the rules speak of: start again, with its copy first.
     TablesChanged,
+    /// The next range of a table is to be copied: start again with it.
+    RangeDue,
 }
 
 /// What a pipeline is made of, for all its attempts.

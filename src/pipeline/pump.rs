@@ -299,8 +299,8 @@ impl Pump {
             let position = transaction.next_position();
             if position > self.resume {
                 self.oldest_change.get_or_insert(transaction.commit_time);
-                self.router.truncate(&mut self.batch, *relation, position, truncate.lsn, *partitions)?;
-                if let Some(target) = self.router.target(*relation) {
+                let (batch, lsn) = (&mut self.batch, truncate.lsn);
+                if let Some(target) = self.router.truncate(batch, *relation, position, lsn, *partitions)? {
                     targets.push(target);
                     first.get_or_insert((target, position));
                 }

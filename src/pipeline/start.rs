@@ -15,6 +15,7 @@ use super::filters;
 use super::guard::{self, Start};
 use super::leaves;
 use super::pushdown;
+use super::ranges::{self, RangedTables};
 use super::status::State;
 use super::tables::{self, Missing};
 pub use super::tables::{MatchedTable, rule_of};
@@ -27,6 +28,7 @@ use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
 use crate::route::filter::{EnumLabels, TableFacts};
 use crate::route::plan::PlanContext;
+use crate::route::ranges::Ranges;
 use crate::route::row::Targets;
 use crate::route::row_plan::RowPlan;
 use crate::route::selection::SelectionContext;
@@ -76,6 +78,8 @@ pub struct Started {
     pub tables: Vec<MatchedTable>,
     /// States of all tables whose copy has begun.
     pub states: BTreeMap<u32, TableState>,
+    /// Tables that are copied in ranges, and are not done.
+    pub ranged: RangedTables,
     /// Tables whose topic already holds rows of an earlier attempt or pipeline.
     pub copied_before: BTreeSet<u32>,
     /// The row filters of managed publications, as the server writes them.
@@ -101,6 +105,14 @@ impl Started {
         facts: &'a TableFacts,
     ) -> SelectionContext<'a> {
         SelectionContext { types: &self.types, enums: &self.enums, primary_key, facts }
+    }
+
+    /// Whether the next range of some table is to be copied when the stream has come to `safe_lsn`: it has passed the
+    /// snapshot of the last one, so that of no table more than two ranges are told apart, and the rest of the stream never
+    /// waits for more than one.
+    pub fn is_range_due(&self, safe_lsn: Lsn) -> bool {
+        let ranges = self.states.values().filter_map(|state| state.ranges.as_ref());
+        !self.ranged.is_empty() && ranges.map(Ranges::copied_at).all(|copied_at| copied_at <= safe_lsn)
     }
 
     /// What the destination holds.
@@ -195,10 +207,11 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let checkpoint = match decision {
         Start::Resume(checkpoint) => {
             publications_exist(pipeline, &client).await?;
-            let lost = lost_tables(pipeline, &client, &states).await?;
-            if !lost.is_empty() {
-                destination = store(destination, checkpoint.clone(), lost.clone()).await?;
-                states.extend(lost.into_iter().map(|state| (state.oid, state)));
+            let mut changed = lost_tables(pipeline, &client, &states).await?;
+            states.extend(changed.iter().map(|state| (state.oid, state.clone())));
+            changed.extend(ranges::settle(&mut states, checkpoint.safe_lsn, wal_flush_lsn));
+            if !changed.is_empty() {
+                destination = store(destination, checkpoint.clone(), changed).await?;
             }
             synchronize(pipeline, &mut client, &pushed).await?;
             Checkpoint { identity, ..checkpoint }
@@ -253,6 +266,10 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         copied_before.extend(unknown.iter().filter(|(_, topic)| found.contains(topic)).map(|(oid, _)| *oid));
     }
 
+    let context = ranges::Context { types: &types, enums: &enums, targets: &targets };
+    let (destination, ranged) =
+        ranges::find(pipeline, &client, destination, &tables, context, &mut states).await?;
+
     let (sink_name, started_from) = (pipeline.slot.clone(), checkpoint.clone());
     let (labels_of_sink, targets_of_sink) = (labels.clone(), targets.clone());
     let topic_names: Vec<String> = topics_of.into_iter().map(|(_, topic)| topic).collect();
@@ -281,6 +298,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         enums,
         tables,
         states,
+        ranged,
         copied_before,
         row_filters,
     })
@@ -360,6 +378,7 @@ pub fn state_of(
         copied_at,
         done,
         rows,
+        ranges: None,
     }
 }
 
@@ -470,8 +489,10 @@ async fn lost_tables(
     };
     let lost: Vec<TableState> = states
         .values()
-        .filter(|state| state.done && !(is_followed(state.oid) && is_selected_alike(state)))
-        .map(|state| TableState { done: false, ..state.clone() })
+        .filter(|state| {
+            (state.done || state.ranges.is_some()) && !(is_followed(state.oid) && is_selected_alike(state))
+        })
+        .map(TableState::undone)
         .collect();
     for state in &lost {
         tracing::warn!(

@@ -63,10 +63,13 @@ pub struct CopyProgress {
     pub tables: usize,
     /// Of those, done.
     pub tables_done: usize,
-    /// Rows copied in this round.
+    /// Rows copied in this round; of tables that are copied in ranges, in all.
     pub rows: u64,
     /// The catalog's estimate of all rows of this round.
     pub rows_estimated: u64,
+    /// Where a table is copied in ranges of its key, between which the stream goes on: how many are copied.
+    #[serde(default)]
+    pub ranges: u64,
 }
 
 /// A pipeline's state at one moment.

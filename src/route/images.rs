@@ -30,9 +30,17 @@ pub(super) struct Became {
     pub is_certain: bool,
 }
 
+/// What the message says of the row.
+#[derive(Clone, Copy)]
+enum Kind {
+    Insert,
+    Update,
+    Delete,
+}
+
 /// A change of one row.
 pub(super) struct Images<'m, 'a> {
-    message: &'m RowMessage<'a>,
+    kind: Kind,
     /// The old row, or as much of it as was sent.
     pub old: Option<(&'m Old<'a>, Cells<'a>)>,
     /// The new row.
@@ -45,19 +53,29 @@ impl<'m, 'a> Images<'m, 'a> {
     /// # Errors
     /// Definite: columns that do not fit the relation.
     pub fn of(selection: &Selection, message: &'m RowMessage<'a>, lsn: Lsn) -> Result<Self> {
-        let (old, new) = match message {
-            RowMessage::Insert(new) => (None, Some(new)),
-            RowMessage::Update(old, new) => (old.as_ref(), Some(new)),
-            RowMessage::Delete(old) => (Some(old), None),
+        let (kind, old, new) = match message {
+            RowMessage::Insert(new) => (Kind::Insert, None, Some(new)),
+            RowMessage::Update(old, new) => (Kind::Update, old.as_ref(), Some(new)),
+            RowMessage::Delete(old) => (Kind::Delete, Some(old), None),
         };
         let old = match old {
             Some(old) => Some((old, cells(selection, &old.tuple(), lsn)?)),
             None => None,
         };
         let new = new.map(|new| cells(selection, new, lsn)).transpose()?;
-        let mut images = Images { message, old, new };
+        let mut images = Images { kind, old, new };
         images.fill_unchanged(selection);
         Ok(images)
+    }
+
+    /// Keeps of a key change that the row has left its old key.
+    pub fn keep_old(&mut self) {
+        (self.kind, self.new) = (Kind::Delete, None);
+    }
+
+    /// Keeps of a key change that the row has come to its new key.
+    pub fn keep_new(&mut self) {
+        (self.kind, self.old) = (Kind::Insert, None);
     }
 
     fn fill_unchanged(&mut self, selection: &Selection) {
@@ -94,10 +112,10 @@ impl<'m, 'a> Images<'m, 'a> {
 
     /// What it is where no filter says otherwise.
     fn unfiltered(&self) -> Outcome {
-        match self.message {
-            RowMessage::Insert(_) => Outcome::Insert,
-            RowMessage::Update(..) => Outcome::Update,
-            RowMessage::Delete(_) => Outcome::Delete,
+        match self.kind {
+            Kind::Insert => Outcome::Insert,
+            Kind::Update => Outcome::Update,
+            Kind::Delete => Outcome::Delete,
         }
     }
 
@@ -155,8 +173,8 @@ impl<'m, 'a> Images<'m, 'a> {
     /// The old row as far as it is known: what was not sent is `Unchanged`, also in an old key, where the stream has a
     /// null in its place. Without an old image the key did not change, so that the new row has it.
     pub fn known_of_old(&self, selection: &Selection) -> Option<Cells<'a>> {
-        let image = match (self.message, &self.old) {
-            (RowMessage::Insert(_), _) => return None,
+        let image = match (self.kind, &self.old) {
+            (Kind::Insert, _) => return None,
             (_, Some((Old::Full(_), cells))) => return Some(cells.clone()),
             (_, Some((Old::Key(_), cells))) => cells,
             (_, None) => self.new.as_ref()?,

@@ -15,6 +15,7 @@ pub mod undecided;
 pub mod message;
 pub mod name;
 pub mod plan;
+pub mod ranges;
 pub mod row;
 pub mod row_plan;
 pub mod selection;
@@ -131,19 +132,20 @@ impl Router {
                     writer.write_images(batch, (plan, stamp), &images, became.outcome, place)
                 })
             }
-            Some(Route::Rows(plan)) if self.commit_lsn >= plan.copied_at => {
-                let images = Images::of(&plan.selection, row, lsn)?;
+            Some(Route::Rows(plan)) => {
+                let Some(images) = plan.images(row, self.commit_lsn, lsn)? else { return Ok(()) };
                 images.route(&plan.selection, batch, place, |batch, became| {
                     plan.write(batch, &images, became, place);
                     Ok(())
                 })
             }
-            Some(Route::Events(_) | Route::Rows(_) | Route::Off) => Ok(()),
+            Some(Route::Events(_) | Route::Off) => Ok(()),
             None => Err(unknown_relation(oid, lsn)),
         }
     }
 
-    /// Routes the truncation of one table, for each partition of its topic.
+    /// Routes the truncation of one table, for each partition of its topic. Of a table whose changes become rows, the
+    /// target, if all of it goes.
     pub fn truncate(
         &mut self,
         batch: &mut Batch,
@@ -151,23 +153,18 @@ impl Router {
         position: Position,
         lsn: Lsn,
         partitions: i32,
-    ) -> Result<()> {
+    ) -> Result<Option<TargetId>> {
         match self.routes.get(&oid) {
             Some(Route::Events(plan)) if self.commit_lsn >= plan.copied_at => {
-                (0..partitions).try_for_each(|partition| {
-                    self.writer.write_truncate(batch, plan, &self.stamp, lsn, position.ordinal, partition)
-                })
+                for partition in 0..partitions {
+                    let (stamp, number) = (&self.stamp, position.ordinal);
+                    self.writer.write_truncate(batch, plan, stamp, lsn, number, partition)?;
+                }
+                Ok(None)
             }
-            Some(Route::Events(_) | Route::Rows(_) | Route::Off) => Ok(()),
+            Some(Route::Rows(plan)) => plan.truncate(batch, position, lsn),
+            Some(Route::Events(_) | Route::Off) => Ok(None),
             None => Err(unknown_relation(oid, lsn)),
-        }
-    }
-
-    /// The target of a table whose changes become rows, if its changes of the open transaction are not in the copy.
-    pub fn target(&self, oid: u32) -> Option<TargetId> {
-        match self.routes.get(&oid) {
-            Some(Route::Rows(plan)) if self.commit_lsn >= plan.copied_at => Some(plan.target),
-            _ => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use super::batch::Progress;
 use super::decision::Decision;
+use super::ranges::KeyKind;
 use crate::change::Position;
 
 /// A table as a replica gets it.
@@ -114,6 +115,18 @@ pub enum RowOp {
     },
     /// The first thing of a copy that was begun before: all rows of the earlier attempt go.
     Clear,
+    /// Rows of some keys go: what an attempt to copy a range has left, or what a TRUNCATE takes of a table whose ranges
+    /// are not all copied. See [`super::ranges`].
+    ClearRange {
+        /// The column of the target by which ranges are cut.
+        column: usize,
+        /// How its values compare.
+        kind: KeyKind,
+        /// They lie behind this key, whose text stands in the batch's buffer.
+        after: Option<Range<usize>>,
+        /// They lie at or below this key, likewise.
+        up_to: Option<Range<usize>>,
+    },
     /// Whole rows of the initial copy: lines of COPY's text format with the target's columns.
     Copied {
         /// The lines, in the batch's buffer.
@@ -146,7 +159,7 @@ impl RowChange {
     pub fn rows(&self) -> u64 {
         match self.op {
             RowOp::Copied { rows, .. } => rows,
-            RowOp::Truncate { .. } | RowOp::Clear => 0,
+            RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. } => 0,
             RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_) => 1,
         }
     }

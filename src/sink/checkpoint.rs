@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::change::Position;
 use crate::lsn::Lsn;
 use crate::route::batch::Progress;
+use crate::route::ranges::Ranges;
 use crate::wal::timestamp::Timestamp;
 
 /// The version of the stored form.
@@ -143,6 +144,21 @@ pub struct TableState {
     pub done: bool,
     /// Rows copied.
     pub rows: u64,
+    /// It is copied in ranges of its key, in place of `copied_at`: only on a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Ranges>,
+}
+
+impl TableState {
+    /// Nothing of it is copied, whatever was before.
+    pub fn undone(&self) -> TableState {
+        TableState { done: false, ranges: None, ..self.clone() }
+    }
+
+    /// Whether the stream's changes of it are applied, at least of some ranges.
+    pub fn is_followed(&self) -> bool {
+        self.done || self.ranges.as_ref().is_some_and(|ranges| !ranges.finished.is_empty())
+    }
 }
 
 /// All that a destination has stored about a pipeline.

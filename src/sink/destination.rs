@@ -13,7 +13,7 @@ use super::{SinkLimits, Stop, Worker};
 use crate::config::Hub;
 use crate::error::Result;
 use crate::route::batch::Labels;
-use crate::route::row::Targets;
+use crate::route::row::{Target, Targets};
 
 /// Where a pipeline's changes go, and what it takes to get there.
 #[derive(Clone, Debug)]
@@ -81,6 +81,18 @@ impl OpenDestination {
         match self {
             OpenDestination::Hub(_) => Ok(()),
             OpenDestination::Replica(session) => session.prepare(wanted, may_create),
+        }
+    }
+
+    /// Why a table cannot be copied in ranges of `column`; `None`: it can.
+    ///
+    /// # Errors
+    /// When the replica cannot be reached.
+    pub fn obstacle(&mut self, target: &Target, column: &str) -> Result<Option<String>> {
+        match self {
+            // An event of a key change must tell the values that did not change, and only a whole copy has them.
+            OpenDestination::Hub(_) => Ok(Some("a hub gets whole copies".to_owned())),
+            OpenDestination::Replica(session) => session.obstacle(target, column),
         }
     }
 

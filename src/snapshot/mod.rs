@@ -11,9 +11,12 @@
 //!   generation that begins with a truncate event for every partition of its topic.
 //!
 //! New tables of a running pipeline come here too: the stream stands still meanwhile, which is the
-//! simple and exact alternative to copying beside it (point 7 there).
+//! simple and exact alternative to copying beside it (point 7 there). A huge table of a replica is copied range by range
+//! (`ranges.rs`), one range each time, and the stream goes on between two: it never stands still for more than one, and a
+//! crash costs no more.
 
 mod guards;
+mod ranges;
 mod rows;
 mod table;
 mod worker;
@@ -35,6 +38,7 @@ use crate::pipeline::start::{MatchedTable, Started};
 use crate::pipeline::status::{CopyProgress, State};
 use crate::route::batch::{Batch, Counts};
 use crate::sink::Outcome;
+use crate::sink::checkpoint::TableState;
 use crate::wal::catalog;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
@@ -61,6 +65,13 @@ pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
             .filter(|matched| !started.states.get(&matched.table.oid).is_some_and(|state| state.done))
             .cloned()
             .collect();
+        let (ranged, whole): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|matched| started.ranged.contains_key(&matched.table.oid));
+        if whole.is_empty() && !ranged.is_empty() && !started.is_range_due(started.checkpoint.safe_lsn) {
+            pipeline.status.update(|status| status.snapshot = Some(progress_of(&started, ranged.len())));
+            return Ok(started);
+        }
+        let pending = if whole.is_empty() { ranged.into_iter().take(1).collect() } else { whole };
         if pending.is_empty() {
             failpoint::hit("snapshot.after-all");
             pipeline.status.update(|status| status.snapshot = None);
@@ -156,10 +167,13 @@ impl Round {
             }
         }
         let shared = Arc::new(Shared::new(&tables, pipeline));
-        let progress = CopyProgress {
-            tables: tables.len(),
-            rows_estimated: tables.iter().map(|table| table.rows_estimated).sum(),
-            ..CopyProgress::default()
+        let progress = match pending.iter().any(|matched| started.ranged.contains_key(&matched.table.oid)) {
+            true => progress_of(started, started.ranged.len()),
+            false => CopyProgress {
+                tables: tables.len(),
+                rows_estimated: tables.iter().map(|table| table.rows_estimated).sum(),
+                ..CopyProgress::default()
+            },
         };
         pipeline.status.update(|status| status.snapshot = Some(progress));
 
@@ -175,7 +189,16 @@ impl Round {
         drop(sender);
         deliver(pipeline, started, &self.keeper, &shared, batches, &mut workers).await?;
         for table in &tables {
-            started.states.insert(table.table.oid, table.state(true));
+            let state = table.state(true);
+            if let Some(ranges) = &state.ranges {
+                let (name, rows, count) = (table.table.display_name(), state.rows, ranges.count);
+                let what = if state.done { "all ranges are copied" } else { "a range is copied" };
+                tracing::info!(table = name, rows, ranges = count, "{what}");
+            }
+            if state.done {
+                started.ranged.remove(&state.oid);
+            }
+            started.states.insert(state.oid, state);
         }
         // Ends the slot and the export; the locks go with the keeper.
         self.exporter.close().await;
@@ -217,7 +240,8 @@ async fn deliver(
                 let Ok(permit) = permit else { continue };
                 let mut batch = waiting.take().expect("the branch needs one");
                 let tables_done = batch.tables.iter().filter(|table| table.done).count();
-                if tables_done > 0 {
+                let ends_range = |table: &TableState| table.ranges.as_ref().is_some_and(|ranges| !ranges.has_begun);
+                if tables_done > 0 || batch.tables.iter().any(ends_range) {
                     // Without its locks a table could have been emptied under the copy.
                     keeper.simple_query("SELECT 1").await.map_err(classify)?;
                 }
@@ -237,6 +261,21 @@ async fn deliver(
         pipeline.status.in_flight(ledger.in_flight_bytes(), ledger.oldest_unconfirmed(clock.elapsed()));
     }
     Ok(())
+}
+
+/// How far tables that are copied in ranges have come.
+fn progress_of(started: &Started, tables: usize) -> CopyProgress {
+    let mut progress = CopyProgress { tables, ..CopyProgress::default() };
+    for (oid, ranged) in &started.ranged {
+        progress.rows_estimated += ranged.rows_estimated;
+        if let Some(state) = started.states.get(oid)
+            && let Some(ranges) = &state.ranges
+        {
+            progress.rows += state.rows;
+            progress.ranges += ranges.count;
+        }
+    }
+    progress
 }
 
 /// What a batch on its way holds.

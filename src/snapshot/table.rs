@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::ranges::{self, NextRange};
 use super::worker::Chunk;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::start::{MatchedTable, Started, blocking, state_of};
+use crate::route::batch::Batch;
 use crate::route::event::Stamp;
 use crate::route::plan::{Op, TablePlan};
+use crate::route::ranges::Ranges;
+use crate::route::row::RowOp;
 use crate::route::row_plan::RowPlan;
 use crate::route::selection::Selection;
 use crate::sink::checkpoint::TableState;
@@ -59,6 +63,8 @@ pub struct CopyTable {
     files: Vec<(String, i64)>,
     columns: String,
     row_filter: Option<String>,
+    /// What of it is copied, where it is copied in ranges.
+    range: Option<NextRange>,
     /// What its filter's names and operators are looked up in.
     pub search_path: Option<String>,
 }
@@ -88,20 +94,30 @@ impl CopyTable {
 
     /// The state to be stored.
     pub fn state(&self, done: bool) -> TableState {
-        TableState { done, rows: self.rows.load(Ordering::SeqCst), ..self.begun_state.clone() }
+        let rows = self.rows.load(Ordering::SeqCst);
+        match &self.range {
+            Some(range) => range.state(&self.begun_state, self.copied_at, done, rows),
+            None => TableState { done, rows, ..self.begun_state.clone() },
+        }
     }
 
-    /// The ranges to be copied, at least one.
+    /// What removes the rows of an earlier attempt from a replica.
+    pub fn clearing(&self, plan: &RowPlan, batch: &mut Batch) -> Option<RowOp> {
+        match &self.range {
+            Some(range) if !range.is_first() => range.has_begun().then(|| plan.clear_next(batch)).flatten(),
+            _ => (self.truncate_partitions > 0).then_some(RowOp::Clear),
+        }
+    }
+
+    /// The parts to be copied, at least one, unless it has no file.
     pub fn chunks(self: &Arc<Self>) -> impl Iterator<Item = Chunk> + use<'_> {
         self.files.iter().flat_map(move |(name, pages)| {
-            let count = (pages / CHUNK_PAGES).max(1);
-            (0..count).map(move |nth| {
-                let from = (nth > 0).then(|| format!("ctid >= '({},0)'::pg_catalog.tid", nth * CHUNK_PAGES));
-                // The last one is open: the file may have grown since it was measured.
-                let to = (nth + 1 < count)
-                    .then(|| format!("ctid < '({},0)'::pg_catalog.tid", (nth + 1) * CHUNK_PAGES));
-                let conditions: Vec<String> =
-                    [from, to, self.row_filter.clone()].into_iter().flatten().collect();
+            let parts = match &self.range {
+                Some(range) => range.conditions(self.files.len() == 1),
+                None => pages_of(*pages),
+            };
+            parts.into_iter().map(move |part| {
+                let conditions: Vec<String> = [part, self.row_filter.clone()].into_iter().flatten().collect();
                 let condition = if conditions.is_empty() {
                     String::new()
                 } else {
@@ -114,6 +130,20 @@ impl CopyTable {
             })
         })
     }
+}
+
+/// The conditions of ranges of a file.
+fn pages_of(pages: i64) -> Vec<Option<String>> {
+    let count = (pages / CHUNK_PAGES).max(1);
+    let condition = |nth: i64| {
+        let from = (nth > 0).then(|| format!("ctid >= '({},0)'::pg_catalog.tid", nth * CHUNK_PAGES));
+        // The last one is open: the file may have grown since it was measured.
+        let to =
+            (nth + 1 < count).then(|| format!("ctid < '({},0)'::pg_catalog.tid", (nth + 1) * CHUNK_PAGES));
+        let both: Vec<String> = [from, to].into_iter().flatten().collect();
+        (!both.is_empty()).then(|| both.join(" AND "))
+    };
+    (0..count).map(condition).collect()
 }
 
 /// Describes a table as of the snapshot; `None`: one of its files was replaced since.
@@ -155,6 +185,18 @@ pub async fn describe(
         rows_estimated += u64::try_from(tuples).unwrap_or(0);
         files.push((file_name, pages));
     }
+    let range = match started.ranged.get(&oid) {
+        Some(ranged) => {
+            ranges::check(&table, ranged)?;
+            let state = started.states.get(&oid);
+            let begun = state.and_then(|state| Some((state.ranges.clone()?, state.rows)));
+            let begun = begun.unwrap_or_else(|| (Ranges::new(ranged.column.clone(), ranged.kind), 0));
+            let (rows, parts) =
+                (pipeline.config.source.snapshot_range_rows, pipeline.config.source.snapshot_workers);
+            Some(NextRange::find(keeper, &table, begun, rows, parts).await?)
+        }
+        None => None,
+    };
     let is_again = started.copied_before.contains(&oid) || started.states.contains_key(&oid);
     let (relation, rule) = (table.relation(), &matched.rule);
     let (plan, truncate_partitions) = match pipeline.replica {
@@ -167,7 +209,10 @@ pub async fn describe(
         }
         Some(_) => {
             let context = started.selection_context(&table.primary_key, &matched.facts);
-            let plan = RowPlan::compile(context, &relation, rule, &started.targets, copied_at)?;
+            let mut plan = RowPlan::compile(context, &relation, rule, &started.targets, copied_at)?;
+            if let Some(range) = &range {
+                plan = plan.in_ranges(&relation, range.ranges().clone());
+            }
             (CopyPlan::Rows(Box::new(plan)), i32::from(is_again))
         }
     };
@@ -182,6 +227,7 @@ pub async fn describe(
         stamp: Stamp::of_copy(&pipeline.source_name, copied_at, taken_at, oid),
         columns: columns.join(", "),
         row_filter: row_filter(matched),
+        range,
         search_path: plan.selection().filter.as_ref().map(|filter| filter.filter.search_path()),
         begun_state: state_of(pipeline, &now, copied_at, false, 0),
         table,

@@ -13,7 +13,6 @@ use crate::failpoint;
 use crate::route::batch::Batch;
 use crate::route::event::{Before, EventWriter, RowEvent};
 use crate::route::plan::{Op, TablePlan};
-use crate::route::row::RowOp;
 use crate::route::row_plan::RowPlan;
 use crate::route::value::Style;
 use crate::wal::connection::{CopyNext, ReplicationConnection};
@@ -192,10 +191,11 @@ impl Worker<'_> {
                     self.writer.write_truncate(&mut self.batch, plan, stamp, lsn, 0, partition)?;
                 }
             }
-            CopyPlan::Rows(plan) if table.truncate_partitions > 0 => {
-                self.batch.rows.push_table(plan.target, RowOp::Clear);
+            CopyPlan::Rows(plan) => {
+                if let Some(op) = table.clearing(plan, &mut self.batch) {
+                    self.batch.rows.push_table(plan.target, op);
+                }
             }
-            CopyPlan::Rows(_) => {}
         }
         self.batch.tables.push(table.state(false));
         if table.chunks_left.load(Ordering::SeqCst) > 1 {

@@ -18,6 +18,7 @@ mod values;
 mod crash;
 mod faults;
 mod replicate;
+mod ranges;
 mod sequences;
 mod indexes;
 mod filters;

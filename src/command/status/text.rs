@@ -46,10 +46,12 @@ fn lines(report: &PipelineReport) -> Vec<(&'static str, String)> {
     ));
     lines.push(("tables", tables(report)));
     if let Some(copy) = &report.snapshot {
+        let ranges =
+            if copy.ranges > 0 { format!(", {} ranges of the key", copy.ranges) } else { String::new() };
         lines.push((
             "copying",
             format!(
-                "{} of {} tables, {} of about {} rows",
+                "{} of {} tables, {} of about {} rows{ranges}",
                 copy.tables_done, copy.tables, copy.rows, copy.rows_estimated
             ),
         ));

@@ -179,8 +179,7 @@ impl<'p> Stream<'p> {
                 }
                 Pumped::Resync(oids) => {
                     let states = oids.iter().filter_map(|oid| self.started.states.get(oid));
-                    let undone: Vec<TableState> =
-                        states.map(|state| TableState { done: false, ..state.clone() }).collect();
+                    let undone: Vec<TableState> = states.map(TableState::undone).collect();
                     tracing::info!(tables = undone.len(), "tables are copied again, as asked");
                     self.pump.store(undone);
                     continue;
@@ -197,7 +196,13 @@ impl<'p> Stream<'p> {
                 self.cadence.asked();
                 self.send_status(false).await?;
             }
-            if self.pump.is_caught_up(self.started.ledger.confirmed_lsn()) && self.indexes.are_done() {
+            if self.started.is_range_due(self.pump.safe_lsn()) {
+                return Ok(Ended::RangeDue);
+            }
+            if self.started.ranged.is_empty()
+                && self.pump.is_caught_up(self.started.ledger.confirmed_lsn())
+                && self.indexes.are_done()
+            {
                 return Ok(Ended::CaughtUp);
             }
             if is_full {

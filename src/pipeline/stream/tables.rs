@@ -11,12 +11,14 @@ use crate::config::TableRule;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::pushdown;
+use crate::pipeline::ranges::ranges_of;
 use crate::pipeline::start::{Started, blocking};
 use crate::pipeline::tables::{self, MatchedTable, rule_of, rule_of_relation};
 use crate::route::Route;
 use crate::route::filter::TableFacts;
 use crate::route::plan::{Op, TablePlan};
 use crate::route::row_plan::RowPlan;
+use crate::sink::checkpoint::TableState;
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::Client;
 use crate::wal::pgoutput::Relation;
@@ -34,7 +36,9 @@ impl Stream<'_> {
             self.pump.install(relation, Some(Route::Off));
             return Ok(true);
         };
+        let ranges = ranges_of(&self.started.ranged, state, oid);
         let copied_at = match (state, &known) {
+            _ if ranges.is_some() => Lsn::ZERO,
             (Some(state), _) => state.copied_at,
             // A leaf is described because its root is published, and its rows come as the root's; or it
             // was attached since, and they are its own: all that ever was of them is in the stream.
@@ -78,7 +82,10 @@ impl Stream<'_> {
             Some(_) => {
                 let context = started.selection_context(&primary_key, &facts);
                 let plan = RowPlan::compile(context, &relation, rule, &started.targets, copied_at)?;
-                Route::Rows(Box::new(plan))
+                Route::Rows(Box::new(match ranges {
+                    Some(ranges) => plan.in_ranges(&relation, ranges),
+                    None => plan,
+                }))
             }
         };
         self.pump.install(relation, Some(route));
@@ -135,7 +142,7 @@ impl Stream<'_> {
         let tables = tables::all(pipeline, &self.started.client).await?;
         for table in &tables {
             let state = self.started.states.get(&table.oid);
-            let is_copied = state.is_some_and(|state| state.done);
+            let is_copied = state.is_some_and(TableState::is_followed);
             let is_taken = rule_of(pipeline, table).is_some();
             let membership = members.get(&table.oid);
             let is_member = membership.is_some();
@@ -163,6 +170,7 @@ impl Stream<'_> {
             }
             let is_new = is_taken
                 && !is_copied
+                && !self.started.ranged.contains_key(&table.oid)
                 && table.is_logged
                 && (is_member || pipeline.publications.is_managed());
             if is_new {

@@ -18,7 +18,7 @@ pub(super) const MINUS_INFINITY: i128 = i128::MIN;
 pub(super) const TIMESTAMP_END: i128 = 106_762_940 * DAY;
 
 /// A date as printed: `2026-11-21`, `0044-03-15 BC`, `infinity`.
-pub(super) fn read_date(text: &[u8]) -> Option<i128> {
+pub(in crate::route) fn read_date(text: &[u8]) -> Option<i128> {
     if let Some(infinite) = infinite(text) {
         return Some(infinite);
     }
@@ -27,7 +27,7 @@ pub(super) fn read_date(text: &[u8]) -> Option<i128> {
 }
 
 /// A timestamp as printed: `2026-11-21 04:55:30.5`; a timestamptz with `+00`.
-pub(super) fn read_timestamp(text: &[u8], has_zone: bool) -> Option<i128> {
+pub(in crate::route) fn read_timestamp(text: &[u8], has_zone: bool) -> Option<i128> {
     if let Some(infinite) = infinite(text) {
         return Some(infinite);
     }

@@ -20,7 +20,7 @@ mod datum;
 mod node;
 mod arithmetic;
 mod numeric;
-mod datetime;
+pub(super) mod datetime;
 mod array;
 mod json;
 mod like;

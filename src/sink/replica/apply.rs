@@ -278,6 +278,7 @@ impl Applier {
                     let cleared = client.batch_execute(&format!("DELETE FROM {}", table.name)).await;
                     cleared.map_err(|error| Trouble::Failed(refused_clear(&table, &self.replica, error)))?;
                 }
+                RowOp::ClearRange { .. } => self.clear_range(client, batch, change).await?,
                 RowOp::Copied { lines, .. } => {
                     let lines = batch.part(lines);
                     self.copy_lines(client, change.target.index(), lines).await?;
@@ -382,7 +383,7 @@ impl Applier {
 }
 
 /// The rows of an earlier attempt to copy a table cannot go.
-fn refused_clear(table: &Table, replica: &str, error: tokio_postgres::Error) -> Error {
+pub(super) fn refused_clear(table: &Table, replica: &str, error: tokio_postgres::Error) -> Error {
     let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
     let error = classify(error);
     if !is_about_data(&code) {
@@ -405,7 +406,10 @@ fn refused_clear(table: &Table, replica: &str, error: tokio_postgres::Error) -> 
 
 /// What concerns more than one row.
 fn is_barrier(change: &RowChange) -> bool {
-    matches!(change.op, RowOp::Truncate { .. } | RowOp::Clear | RowOp::Copied { .. })
+    matches!(
+        change.op,
+        RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. } | RowOp::Copied { .. }
+    )
 }
 
 /// The order in which changes are applied: those of a table that folds gather, until one comes that cannot, or one by

@@ -105,7 +105,11 @@ impl<'a> Fold<'a> {
             RowOp::Insert | RowOp::Upsert => (Net::Upsert, change.new.start),
             RowOp::Update => (Net::Update, change.new.start),
             RowOp::Delete => (Net::Delete, change.old.start),
-            RowOp::Decide(_) | RowOp::Truncate { .. } | RowOp::Clear | RowOp::Copied { .. } => {
+            RowOp::Decide(_)
+            | RowOp::Truncate { .. }
+            | RowOp::Clear
+            | RowOp::ClearRange { .. }
+            | RowOp::Copied { .. } => {
                 return Err(DoesNotFold);
             }
         };

@@ -28,6 +28,7 @@ mod fold;
 mod apply;
 mod sets;
 mod copy;
+mod ranges;
 mod ordered;
 mod decide;
 mod fetch;

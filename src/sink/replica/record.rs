@@ -13,25 +13,26 @@ use tokio_postgres::{Statement, Transaction};
 use super::ReplicaSettings;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::route::ranges::Ranges;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, Stored, TableState, VERSION};
 use crate::wal::client::{Client, classify};
 
 const READ: &str = "SELECT v, system_identifier, timeline, database_oid, slot, options, phase, commit_lsn, ordinal, \
     safe_lsn, xid, commit_time FROM walgate.checkpoint WHERE pipeline = $1 AND v IS NOT NULL";
-const READ_TABLES: &str = "SELECT oid, schema_name, table_name, key, copied_at, done, rows, selection, root \
-    FROM walgate.copied_table \
-    WHERE pipeline = $1";
+/// `ranges` came with the second migration: who reads beside an older process does without.
+const READ_TABLES: &str = "SELECT oid, schema_name, table_name, key, copied_at, done, rows, selection, root, \
+    pg_catalog.to_jsonb(t) ->> 'ranges' FROM walgate.copied_table t WHERE pipeline = $1";
 const REPLACE: &str = "UPDATE walgate.checkpoint SET v = $3, system_identifier = $4, timeline = $5, \
     database_oid = $6, slot = $7, options = $8, phase = $9, commit_lsn = $10, ordinal = $11, safe_lsn = $12, \
     xid = $13, commit_time = $14, updated_at = pg_catalog.now(), \
     confirmed_at = CASE WHEN $15 THEN pg_catalog.now() ELSE confirmed_at END \
     WHERE pipeline = $1 AND epoch = $2 AND commit_lsn = $16 AND ordinal = $17 AND safe_lsn = $18";
 const ENTER_TABLE: &str = "INSERT INTO walgate.copied_table \
-    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows, selection, root) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows, selection, root, ranges) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
     ON CONFLICT (pipeline, oid) DO UPDATE SET schema_name = excluded.schema_name, table_name = excluded.table_name, \
     key = excluded.key, copied_at = excluded.copied_at, done = excluded.done, rows = excluded.rows, \
-    selection = excluded.selection, root = excluded.root";
+    selection = excluded.selection, root = excluded.root, ranges = excluded.ranges";
 const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 const FORGET: [&str; 3] = [
     "DELETE FROM walgate.copied_table WHERE pipeline = $1",
@@ -171,6 +172,7 @@ impl Record {
 
     async fn enter(&self, client: &Client, table: &TableState) -> Result<()> {
         let root = table.root.as_ref().map(|(schema, name)| vec![schema, name]);
+        let ranges = table.ranges.as_ref().map(|ranges| serde_json::to_string(ranges).expect("plain data"));
         client
             .execute(
                 &self.enter_table,
@@ -185,6 +187,7 @@ impl Record {
                     &signed::<u64, i64>(table.rows)?,
                     &table.selection,
                     &root,
+                    &ranges,
                 ],
             )
             .await
@@ -235,10 +238,19 @@ pub(super) async fn read_stored(client: &Client, pipeline: &str) -> Result<Store
             root: root
                 .and_then(|names| <[String; 2]>::try_from(names).ok())
                 .map(|[schema, name]| (schema, name)),
+            ranges: row.get::<_, Option<&str>>(9).map(read_ranges).transpose()?,
         };
         stored.tables.insert(state.oid, state);
     }
     Ok(stored)
+}
+
+fn read_ranges(text: &str) -> Result<Ranges> {
+    serde_json::from_str(text).map_err(|error| {
+        Error::definite("walgate.copied_table has ranges that cannot be read")
+            .with_source(error)
+            .with_hint("use the newer walgate that wrote them")
+    })
 }
 
 /// Removes what is stored about a pipeline; whether there was a record.
