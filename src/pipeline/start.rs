@@ -107,12 +107,12 @@ impl Started {
         SelectionContext { types: &self.types, enums: &self.enums, primary_key, facts }
     }
 
-    /// Whether the next range of some table is to be copied when the stream has come to `safe_lsn`: it has passed the
-    /// snapshot of the last one, so that of no table more than two ranges are told apart, and the rest of the stream never
-    /// waits for more than one.
-    pub fn is_range_due(&self, safe_lsn: Lsn) -> bool {
+    /// Where the stream must have come to for the next range of some table to be copied: past the snapshot of the last one,
+    /// so that of no table more than two ranges are told apart, and the rest of the stream never waits for more than one.
+    /// `None`: there is no next one.
+    pub fn range_due_at(&self) -> Option<Lsn> {
         let ranges = self.states.values().filter_map(|state| state.ranges.as_ref());
-        !self.ranged.is_empty() && ranges.map(Ranges::copied_at).all(|copied_at| copied_at <= safe_lsn)
+        (!self.ranged.is_empty()).then(|| ranges.map(Ranges::copied_at).max().unwrap_or(Lsn::ZERO))
     }
 
     /// What the destination holds.

@@ -67,7 +67,8 @@ pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
             .collect();
         let (ranged, whole): (Vec<_>, Vec<_>) =
             pending.into_iter().partition(|matched| started.ranged.contains_key(&matched.table.oid));
-        if whole.is_empty() && !ranged.is_empty() && !started.is_range_due(started.checkpoint.safe_lsn) {
+        let is_due = started.range_due_at().is_some_and(|due_at| due_at <= started.checkpoint.safe_lsn);
+        if whole.is_empty() && !ranged.is_empty() && !is_due {
             pipeline.status.update(|status| status.snapshot = Some(progress_of(&started, ranged.len())));
             return Ok(started);
         }

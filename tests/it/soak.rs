@@ -71,6 +71,9 @@ impl Round {
         let hub = if dice.one_in(5) { Hub::kafka(&source) } else { Hub::file() };
         let mut walgate = Walgate::new(&source, &hub)
             .section(&format!("[[replica]]\nname = \"r\"\nurl = {:?}\n", replica.url()));
+        if dice.one_in(2) {
+            walgate = walgate.source(&format!("snapshot_range_rows = {}", 1 + dice.below(30)));
+        }
         for table in &tables {
             walgate = walgate.section(&table.rule());
         }

@@ -78,6 +78,8 @@ pub async fn run(
         ended = stream.follow(wish, lock) => ended,
     };
     let outcome = match ended {
+        // What it waited for is durable. What is in flight may be of a transaction whose end is far: it comes again.
+        Ok(Ended::RangeDue) => Ok(Ended::RangeDue),
         Ok(ended) => stream.drain(lock).await.map(|()| ended),
         Err(error) => Err(error),
     };
@@ -196,10 +198,11 @@ impl<'p> Stream<'p> {
                 self.cadence.asked();
                 self.send_status(false).await?;
             }
-            if self.started.is_range_due(self.pump.safe_lsn()) {
+            let range_due_at = self.started.range_due_at();
+            if range_due_at.is_some_and(|due_at| self.started.ledger.confirmed_lsn() >= due_at) {
                 return Ok(Ended::RangeDue);
             }
-            if self.started.ranged.is_empty()
+            if range_due_at.is_none()
                 && self.pump.is_caught_up(self.started.ledger.confirmed_lsn())
                 && self.indexes.are_done()
             {
@@ -212,7 +215,11 @@ impl<'p> Stream<'p> {
             }
             let since_checkpoint = self.checkpoint_at.elapsed();
             let moment = Moment { is_full, has_backlog, since_checkpoint };
-            let cut = self.cadence.is_cut_due(&self.pump, &self.started.ledger, moment);
+            // Nothing else may come: what was received is made durable as soon as that is enough.
+            let is_enough = range_due_at.is_some_and(|due_at| {
+                self.started.ledger.handed_lsn() < due_at && self.pump.safe_lsn() >= due_at
+            });
+            let cut = is_enough || self.cadence.is_cut_due(&self.pump, &self.started.ledger, moment);
             tokio::select! {
                 biased;
                 () = drain_wished(wish) => return Ok(Ended::Drained),
