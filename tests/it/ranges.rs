@@ -326,3 +326,23 @@ fn what_cannot_be_cut_is_copied_as_a_whole() {
         assert_equal(&source, &replica, table, "true");
     }
 }
+
+#[test]
+fn a_row_that_came_over_the_frontier_and_is_gone_is_no_conflict() {
+    let (source, replica, hub) = (Source::new("rnggone"), Source::new("rnggone_r"), Hub::file());
+    source.exec(TABLE);
+    fill(&source);
+    let walgate = || in_ranges(&source, &replica, &hub, &rule("public.t", ""));
+    assert!(crashes(&walgate().failpoint("snapshot.in-table:8500")));
+    assert_eq!(ranges_of(&replica), 8);
+    // Their large values are not in the WAL, and when the stream comes to them, they are not on the source.
+    source.exec("UPDATE t SET id = -1 WHERE id = 8600; DELETE FROM t WHERE id = -1");
+    source.exec("UPDATE t SET id = -2 WHERE id = 8620; UPDATE t SET id = -3 WHERE id = 8640");
+    assert!(crashes(&walgate().failpoint("snapshot.after-all")));
+    assert_eq!(replica.value("SELECT done FROM walgate.copied_table"), "t");
+    source.exec(
+        "DELETE FROM t WHERE id = -2; UPDATE t SET n = 5 WHERE id = -3; UPDATE t SET id = -4 WHERE id = -3",
+    );
+    walgate().run_until_caught_up();
+    assert_equal(&source, &replica, "t", "true");
+}
