@@ -200,6 +200,7 @@ mod tests {
             copied_at: Lsn(20),
             done: true,
             rows: 9,
+            root: None,
             ranges: Some(ranges),
         };
         let mut states = BTreeMap::from([(1, state)]);

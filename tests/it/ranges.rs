@@ -104,10 +104,13 @@ fn wait_for_done(running: &Running, is_done: &AtomicBool) {
 #[test]
 fn until_caught_up_means_all_ranges() {
     let (source, replica, hub) = (Source::new("rngall"), Source::new("rngall_r"), Hub::file());
-    source.exec(TABLE);
+    source.exec(&format!("{TABLE}; ALTER TABLE t ADD code int UNIQUE"));
     fill(&source);
+    // The index is made behind the last range: before, a value that moved may be there twice.
+    source.exec("UPDATE t SET code = id");
     let walgate = in_ranges(&source, &replica, &hub, &rule("public.t", ""));
     let log = walgate.run_until_caught_up();
+    assert_eq!(replica.value("SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass"), "2");
     assert!(log.contains("all ranges are copied"), "{log}");
     assert!(log.matches("snapshot taken").count() >= 9, "{log}");
     assert_equal(&source, &replica, "t", "true");
