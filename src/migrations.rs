@@ -34,6 +34,7 @@ const SOURCE: &[File] =
 const REPLICA: &[File] = &[
     File { version: 1, name: "replica", sql: include_str!("../migrations/replica/V1__replica.sql") },
     File { version: 2, name: "ranges", sql: include_str!("../migrations/replica/V2__ranges.sql") },
+    File { version: 3, name: "parked", sql: include_str!("../migrations/replica/V3__parked.sql") },
     File {
         version: 4,
         name: "created_table",

@@ -13,7 +13,9 @@ use walgate::error::Class;
 use walgate::lsn::Lsn;
 use walgate::route::batch::{Batch, Progress};
 use walgate::route::row::{Cell, RowChange, RowOp, Target, TargetColumn, TargetId, Targets};
-use walgate::sink::checkpoint::{Checkpoint, Identity, Phase, Stored, TableState};
+use walgate::sink::checkpoint::{
+    Checkpoint, Identity, Parked, Phase, Shape, ShapeColumn, Stored, TableState,
+};
 use walgate::sink::replica::{ReplicaSession, ReplicaSettings, ReplicaSink, forget, peek};
 use walgate::sink::{Durable, Sink, SinkLimits, Stop};
 use walgate::wal::timestamp::Timestamp;
@@ -1109,6 +1111,20 @@ fn a_copy_its_states_and_its_repetition() {
         done,
         rows: 2,
         ranges: None,
+        shape: done.then(|| Shape {
+            files: [(7, 8)].into(),
+            columns: [(1, ShapeColumn { name: "id".into(), type_oid: 23, defined_by: 9, has_missing: true })]
+                .into(),
+        }),
+        parked: (!done).then(|| Parked {
+            reason: "a 'check'".into(),
+            remedy: None,
+            since: 5,
+            definition: "d".into(),
+            tries: 1,
+            retry_at: 9,
+            is_tried: true,
+        }),
     };
     for (is_again, done) in [(false, false), (true, true)] {
         if is_again {

@@ -26,6 +26,7 @@ use crate::route::name::TablePattern;
 use crate::route::row::Targets;
 use crate::route::row_plan::RowPlan;
 use crate::route::selection::SelectionContext;
+use crate::sink::checkpoint::Parked;
 use crate::sink::destination::Address;
 use crate::sink::replica;
 use crate::wal::catalog;
@@ -74,6 +75,8 @@ pub(super) struct TableReport {
     table: String,
     /// On the replica.
     target: String,
+    /// Why it is parked, and so not compared.
+    pub(super) parked: Option<String>,
     pub(super) rows_source: u64,
     pub(super) rows_replica: u64,
     pub(super) differing: Vec<Differing>,
@@ -123,7 +126,7 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
             arguments.tables.join(", ")
         )));
     }
-    report.equal = report.tables.iter().all(|table| table.differing.is_empty());
+    report.equal = report.tables.iter().all(|table| table.differing.is_empty() && table.parked.is_none());
     let text = if arguments.json {
         format!("{}\n", serde_json::to_string(&report).expect("plain data"))
     } else {
@@ -137,8 +140,13 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
 fn text(report: &Report) -> String {
     let mut out = String::new();
     for table in &report.tables {
-        let TableReport { replica, table: name, target, rows_source, rows_replica, differing } = table;
+        let TableReport { replica, table: name, target, parked, rows_source, rows_replica, differing } =
+            table;
         let target = if name == target { String::new() } else { format!(" ({target})") };
+        if let Some(reason) = parked {
+            out.push_str(&format!("{replica}: {name}{target}: parked, not compared: {reason}\n"));
+            continue;
+        }
         match differing.len() {
             0 => out.push_str(&format!("{replica}: {name}{target}: equal, {rows_source} rows\n")),
             count => out.push_str(&format!(
@@ -195,9 +203,15 @@ pub(super) async fn compare(pipeline: &Pipeline, arguments: &Arguments) -> Resul
     };
     let taken = tables::taken(pipeline, &sides.source).await?;
     let asked: Vec<&MatchedTable> = taken.iter().filter(|matched| is_asked(matched)).collect();
+    let stored = replica::stored(&sides.replica, &pipeline.name()).await.map_err(failed)?;
     let bar = progress(asked.len(), arguments);
     let mut reports = Vec::new();
     for matched in asked {
+        let state = stored.tables.get(&matched.table.oid);
+        if let Some(parked) = state.and_then(|state| state.parked.as_ref()) {
+            reports.push(parked_table(pipeline, matched, parked));
+            continue;
+        }
         let context = SelectionContext {
             types: &types,
             enums: &enums,
@@ -213,6 +227,21 @@ pub(super) async fn compare(pipeline: &Pipeline, arguments: &Arguments) -> Resul
     }
     bar.finish_and_clear();
     Ok(reports)
+}
+
+/// Of a table that differs, by what the pipeline itself says.
+fn parked_table(pipeline: &Pipeline, matched: &MatchedTable, parked: &Parked) -> TableReport {
+    let (table, rule) = (&matched.table, &matched.rule);
+    let (schema, name) = rule.target_name(&table.schema, &table.name);
+    TableReport {
+        replica: pipeline.short_name().to_owned(),
+        table: TablePattern::exact(&table.schema, &table.name).to_string(),
+        target: TablePattern::exact(&schema, &name).to_string(),
+        parked: Some(parked.reason.clone()),
+        rows_source: 0,
+        rows_replica: 0,
+        differing: Vec::new(),
+    }
 }
 
 fn progress(tables: usize, arguments: &Arguments) -> ProgressBar {
@@ -302,6 +331,7 @@ impl Sides<'_> {
             target: compared.target.clone(),
             rows_source: count(&here),
             rows_replica: count(&there),
+            parked: None,
             differing: differing.into_iter().map(|(key, what)| Differing { key, what }).collect(),
         })
     }

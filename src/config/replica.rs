@@ -15,6 +15,10 @@ pub struct Replica {
     pub create_tables: bool,
     /// What a row that is not as the source's change expects it leads to.
     pub on_conflict: OnConflict,
+    /// What an error leads to that belongs to one table.
+    pub on_table_error: OnTableError,
+    /// What a change of a table's definition leads to, where the replica's table does not fit it.
+    pub on_schema_change: OnSchemaChange,
     /// Where it stands in the file, `replica[0]`.
     pub key_path: String,
 }
@@ -40,6 +44,26 @@ impl OnConflict {
             OnConflict::Error => "error",
         }
     }
+}
+
+/// What an error of one table leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTableError {
+    /// The pipeline stops.
+    #[default]
+    Stop,
+    /// The table is parked, the others go on.
+    Park,
+}
+
+/// What a change of a table's definition leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnSchemaChange {
+    /// The table is parked, the others go on.
+    #[default]
+    Park,
+    /// Columns that came are added to the replica's table; what cannot be followed is parked.
+    Follow,
 }
 
 /// The slot's own name: with what the copy's slot has behind it, it must stay within 63 bytes.
@@ -85,11 +109,15 @@ fn read_replica(section: &Section<'_>, slot: &str) -> Option<Replica> {
     let conflicts =
         [OnConflict::Apply, OnConflict::Skip, OnConflict::Error].map(|policy| (policy.name(), policy));
     let on_conflict = section.choice("on_conflict", &conflicts, &[]);
-    section.choice("on_table_error", &[("stop", ())], &["park"]);
-    section.choice("on_schema_change", &[("park", ())], &["follow"]);
+    let errors = [("stop", OnTableError::Stop), ("park", OnTableError::Park)];
+    let on_table_error = section.choice("on_table_error", &errors, &[]);
+    let changes = [("park", OnSchemaChange::Park), ("follow", OnSchemaChange::Follow)];
+    let on_schema_change = section.choice("on_schema_change", &changes, &[]);
     Some(Replica {
         create_tables: section.boolean("create_tables").unwrap_or(true),
         on_conflict: on_conflict.unwrap_or_default(),
+        on_table_error: on_table_error.unwrap_or_default(),
+        on_schema_change: on_schema_change.unwrap_or_default(),
         key_path: section.path().to_owned(),
         name: name?,
         url: SecretUrl::new(url?),

@@ -385,9 +385,6 @@ fn later_keys_of_the_source_and_the_hub_are_refused() {
         one_fault(&section("[hub]", &format!("format = \"{format}\"")), "hub.format", LATER);
     }
     one_fault(&section("[claim_check]", "store = \"s3://b/p\""), "claim_check", LATER);
-    let parked = replica("on_table_error = \"park\"");
-    one_fault(&parked, "replica[0].on_table_error", LATER);
-    one_fault(&replica("on_schema_change = \"follow\""), "replica[0].on_schema_change", LATER);
 }
 
 /// A replica `r` with more keys.
@@ -400,6 +397,11 @@ fn replicas_are_checked() {
     let config = valid(&replica("on_conflict = \"skip\"\ncreate_tables = false"));
     assert_eq!(config.replicas.len(), 1);
     assert_eq!((config.replicas[0].on_conflict, config.replicas[0].create_tables), (OnConflict::Skip, false));
+    let policies = |replica: &Replica| (replica.on_table_error, replica.on_schema_change);
+    assert_eq!(policies(&config.replicas[0]), (OnTableError::Stop, OnSchemaChange::Park));
+    let config = valid(&replica("on_table_error = \"park\"\non_schema_change = \"follow\""));
+    assert_eq!(policies(&config.replicas[0]), (OnTableError::Park, OnSchemaChange::Follow));
+    one_fault(&replica("on_table_error = \"skip\""), "replica[0].on_table_error", "skip");
     one_fault(&section("[[replica]]", "url = \"postgres://r/shop\""), "replica[0].name", "missing");
     one_fault(&section("[[replica]]", "name = \"r\""), "replica[0].url", "missing");
     one_fault(

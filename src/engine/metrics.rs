@@ -34,6 +34,8 @@ pub const DEAD_LETTERS_TOTAL: &str = "walgate_dead_letters_total";
 pub use crate::sink::replica::CONFLICTS_TOTAL;
 /// Restarts after transient errors.
 pub const RESTARTS_TOTAL: &str = "walgate_restarts_total";
+/// Tables that are left out until a copy brings them back.
+pub const TABLES_PARKED: &str = "walgate_tables_parked";
 /// 1 while the pipeline delivers.
 pub const UP: &str = "walgate_up";
 
@@ -65,6 +67,10 @@ pub fn describe() {
     describe_gauge!(CONFIRMED_LSN, "What is confirmed to the source, as a number of bytes");
     describe_gauge!(IN_FLIGHT_BYTES, "Bytes handed to the sink and not durable");
     describe_gauge!(OLDEST_UNCONFIRMED_SECONDS, "Age of the oldest delivery that is not durable");
+    describe_gauge!(
+        TABLES_PARKED,
+        "Tables that are parked: they get no changes until a copy brings them back"
+    );
     describe_gauge!(UP, "1 while the pipeline copies or streams, else 0");
 }
 
@@ -87,6 +93,7 @@ pub fn publish(status: &PipelineStatus) {
         .set(approximate(status.in_flight_bytes));
     gauge!(OLDEST_UNCONFIRMED_SECONDS, "pipeline" => status.pipeline.clone(), "sink" => status.sink.to_string())
         .set(status.oldest_unconfirmed_seconds);
+    gauge!(TABLES_PARKED, &pipeline).set(approximate(status.parked_tables.len() as u64));
     gauge!(UP, &pipeline).set(f64::from(u8::from(status.state.is_delivering())));
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::error::{Class, Error, Result};
+use crate::pipeline::parking::{self, Parking};
 use crate::pipeline::status::State;
 use crate::pipeline::tables::all_of;
 use crate::pipeline::{Ended, Pipeline, Wish};
@@ -20,7 +21,7 @@ use backoff::Backoff;
 /// An attempt that lasted so long was a good one: the next error starts with the shortest pause.
 const GOOD_ATTEMPT_TIME: Duration = Duration::from_secs(30);
 
-/// Between an orderly end because of new tables and the next start.
+/// Between an end because of tables, new ones or such as are parked, and the next start.
 const TABLES_PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs everything that `config` asks for, until asked to end, caught up, or stopped by definite errors. A pipeline
@@ -99,9 +100,10 @@ fn start(pipeline: &Pipeline, mut wishes: watch::Receiver<Wish>) -> Result<onesh
 /// Definite.
 pub async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) -> Result<()> {
     let mut backoff = Backoff::default();
+    let mut parking = Vec::new();
     loop {
         let began = tokio::time::Instant::now();
-        let error = match pipeline.run(wish).await {
+        let error = match pipeline.run(wish, &mut parking).await {
             Ok(Ended::TablesChanged) => {
                 // Usually once; should a source change without end, it is not for us to spin.
                 tokio::time::sleep(TABLES_PAUSE).await;
@@ -111,6 +113,12 @@ pub async fn supervise(pipeline: &Pipeline, wish: &mut watch::Receiver<Wish>) ->
             Ok(Ended::Drained | Ended::CaughtUp) => return Ok(()),
             Err(error) => error,
         };
+        if let Some(tables) = parking::asked_for(pipeline, &error) {
+            parking.retain(|known: &Parking| tables.iter().all(|one| one.oid != known.oid));
+            parking.extend(tables);
+            tokio::time::sleep(TABLES_PAUSE).await;
+            continue;
+        }
         note(pipeline, &error);
         if error.is_definite() {
             return Err(error);

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tokio_postgres::{Statement, Transaction};
 
 use super::tables::{MatchedTable, all_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::route::batch::Batch;
 use crate::route::filter::{EnumLabels, Filter};
 use crate::route::undecided::Question;
@@ -46,7 +46,8 @@ impl Asker {
             answers.push(match all {
                 Err(error) if error.is_definite() => {
                     point.rollback().await.map_err(classify)?;
-                    return Err(blame(&mut transaction, &statement, batch, number, error).await);
+                    let blamed = blame(&mut transaction, &statement, batch, number, error).await;
+                    return Err(blamed.of_table(question.oid, &question.relation, Fault::Rows));
                 }
                 answered => answered?,
             });
@@ -149,7 +150,9 @@ pub async fn refuse(
 ) -> Result<()> {
     let mut faults = Vec::new();
     for matched in taken {
-        faults.extend(compiled(client, types, enums, matched).await?.and_then(Result::err));
+        let (oid, name) = (matched.table.oid, matched.table.display_name());
+        let fault = compiled(client, types, enums, matched).await?.and_then(Result::err);
+        faults.extend(fault.map(|error| error.of_table(oid, &name, Fault::Rows)));
     }
     if faults.is_empty() { Ok(()) } else { Err(all_of(faults)) }
 }

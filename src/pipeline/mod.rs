@@ -9,9 +9,11 @@ pub mod filters;
 pub mod guard;
 mod inflow;
 pub mod leaves;
+pub mod parking;
 pub mod pump;
 pub mod pushdown;
 pub mod ranges;
+pub mod shape;
 pub mod start;
 pub mod status;
 pub mod tables;
@@ -31,7 +33,8 @@ use crate::sink::destination::Address;
 use crate::sink::replica::ReplicaSettings;
 use crate::wal::publication::Publications;
 use crate::wal::url::ConnectUrl;
-use status::{PipelineStatus, SharedStatus, State};
+use parking::Parking;
+use status::{ParkedTable, PipelineStatus, SharedStatus, State};
 
 /// What the engine wants of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,11 +181,11 @@ impl Pipeline {
         format!("walgate/{}.{}", self.source_name, self.slot)
     }
 
-    /// One attempt.
+    /// One attempt, which parks the tables of `parking`, and empties it once that is stored.
     ///
     /// # Errors
     /// Any: the engine decides by class whether to try again.
-    pub async fn run(&self, wish: &mut watch::Receiver<Wish>) -> Result<Ended> {
+    pub async fn run(&self, wish: &mut watch::Receiver<Wish>, parking: &mut Vec<Parking>) -> Result<Ended> {
         self.status.enter(State::Starting);
         let Some(lock) = start::take_lock(self, wish).await? else { return Ok(Ended::Drained) };
         let mut asked = wish.clone();
@@ -190,7 +193,7 @@ impl Pipeline {
             biased;
             error = lock.lost() => return Err(error),
             () = drain_wished(&mut asked) => return Ok(Ended::Drained),
-            started = start::start(self) => started?,
+            started = start::start(self, parking) => started?,
         };
         let copied = tokio::select! {
             biased;
@@ -206,8 +209,19 @@ impl Pipeline {
                 () = sequences::sync_at_start(self) => {}
             }
         }
-        stream::run(self, copied, &lock, wish).await
+        let ended = stream::run(self, copied, &lock, wish).await?;
+        match self.status.read().parked_tables.as_slice() {
+            parked @ [_, ..] if ended == Ended::CaughtUp => Err(caught_up_without(parked)),
+            _ => Ok(ended),
+        }
     }
+}
+
+/// Not everything was delivered: nothing is left out silently.
+fn caught_up_without(parked: &[ParkedTable]) -> Error {
+    let names: Vec<&str> = parked.iter().map(|parked| parked.table.as_str()).collect();
+    Error::definite(format!("caught up, but without tables that are parked: {}", names.join(", ")))
+        .with_hint("`walgate status` says why; mended, they come back by themselves, or by `walgate resync`")
 }
 
 /// Where a replica is.

@@ -402,6 +402,11 @@ impl Pump {
         self.relations.insert(relation.oid, relation);
     }
 
+    /// Whether a table that was copied there has the open transaction's changes in its copy.
+    pub fn is_in_copy(&self, copied_at: Lsn) -> bool {
+        self.router.is_in_copy(copied_at)
+    }
+
     /// The plan of a table whose changes become events.
     pub fn plan(&self, oid: u32) -> Option<&TablePlan> {
         self.router.plan(oid)

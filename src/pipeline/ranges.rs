@@ -90,7 +90,7 @@ pub async fn find(
     for matched in tables {
         let table = &matched.as_sent();
         let state = states.get(&table.oid);
-        if pipeline.replica.is_none() || state.is_some_and(|state| state.done) {
+        if pipeline.replica.is_none() || state.is_some_and(|state| state.done || state.parked().is_some()) {
             continue;
         }
         let before = state.and_then(|state| state.ranges.clone());
@@ -202,6 +202,8 @@ mod tests {
             rows: 9,
             root: None,
             ranges: Some(ranges),
+            parked: None,
+            shape: None,
         };
         let mut states = BTreeMap::from([(1, state)]);
         assert!(settle(&mut states, Lsn(15), Lsn(90)).is_empty(), "the stream has not passed the last range");

@@ -14,15 +14,17 @@ use tokio::sync::watch;
 use super::filters;
 use super::guard::{self, Start};
 use super::leaves;
+use super::parking::{self, Parking};
 use super::pushdown;
 use super::ranges::{self, RangedTables};
+use super::shape;
 use super::status::State;
 use super::tables::{self, Missing};
 pub use super::tables::{MatchedTable, rule_of};
 use super::{Pipeline, Wish, drain_wished};
 use crate::ack::Ledger;
-use crate::config::{Replica, SnapshotMode, TableRule};
-use crate::error::{Error, Result};
+use crate::config::{OnSchemaChange, Replica, SnapshotMode, TableRule};
+use crate::error::{Error, Fault, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::{Labels, Progress};
@@ -36,7 +38,7 @@ use crate::route::value::TypeCatalog;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
 use crate::sink::destination::OpenDestination;
 use crate::sink::hub::HubTopics;
-use crate::sink::replica::Wanted;
+use crate::sink::replica::{Made, Makes, Wanted};
 use crate::sink::{SinkLimits, Worker};
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
@@ -141,11 +143,11 @@ pub async fn take_lock(pipeline: &Pipeline, wish: &watch::Receiver<Wish>) -> Res
     }
 }
 
-/// See the module.
+/// See the module. Parks the tables of `parking`, and empties it once that is stored.
 ///
 /// # Errors
 /// Definite with a remedy whenever source and destination do not belong together.
-pub async fn start(pipeline: &Pipeline) -> Result<Started> {
+pub async fn start(pipeline: &Pipeline, parking: &mut Vec<Parking>) -> Result<Started> {
     // The sink of the last attempt may still be busy with a broker that does not answer.
     let gate = pipeline.sink_gate.clone().lock_owned().await;
     let mut client = connect(&pipeline.url, &pipeline.application_name()).await?;
@@ -160,8 +162,9 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     if let Some(unseen) = leaves::unseen(pipeline, &client, &taken, &roots).await?.into_iter().next() {
         return Err(unseen.into());
     }
-    tables::fit(pipeline, (&types, &enums), &taken)?;
-    filters::refuse(&mut client, &types, &enums, &taken).await?;
+    if pipeline.replica.is_none() {
+        fit(pipeline, &mut client, (&types, &enums), &taken).await?;
+    }
     let pushed = pushdown::wanted(pipeline, &mut client, (&types, &enums), &taken).await?;
 
     let (identity, wal_flush_lsn, _) = identify(pipeline, &client, None).await?;
@@ -182,6 +185,19 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     }
 
     let mut states = stored.tables;
+    // To be stored with the checkpoint, before anything streams.
+    let (mut to_follow, to_park) = parking.iter().cloned().partition::<Vec<_>, _>(|one| {
+        one.fault == Fault::Definition && pipeline.replica.as_ref().is_some_and(is_following)
+    });
+    let mut changed = parking::gone(&taken, &states, parking);
+    changed.extend(parking::states(pipeline, &client, &taken, &states, &to_park).await?);
+    states.extend(changed.iter().map(|state| (state.oid, state.clone())));
+    taken.retain(|matched| states.get(&matched.table.oid).and_then(TableState::parked).is_none());
+    pipeline.status.update(|status| status.parked_tables = parking::shown(states.values()));
+    if pipeline.replica.is_some() {
+        let fitted = fit(pipeline, &mut client, (&types, &enums), &taken).await;
+        fitted.map_err(|error| of_known_tables(pipeline, error, &taken, &states))?;
+    }
     // A table that was copied and dropped since: what is left of it in the stream is still delivered.
     let (gone, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| {
         states.values().any(|state| missing.table == format!("{}.{}", state.schema, state.table))
@@ -193,11 +209,31 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let targets = Arc::new(Targets::default());
     if let Some(replica) = &pipeline.replica {
         let is_copied = pipeline.config.source.snapshot == SnapshotMode::Initial;
-        let wanted =
+        let mut wanted =
             wanted(&mut client, (replica, is_copied), (&types, &enums), &targets, &taken, &states).await?;
-        let may_create = replica.create_tables;
-        destination =
-            blocking(move || destination.prepare(&wanted, may_create).map(|()| destination)).await?;
+        let makes = Makes { tables: replica.create_tables, columns: is_following(replica) };
+        let mut made;
+        (destination, made) = prepare(destination, &wanted, makes).await?;
+        if !made.gone.is_empty() {
+            // Somebody dropped them there. That they are to be copied is stored first: a crash would leave them empty.
+            let emptied = states.values().filter(|state| made.gone.contains(&state.oid));
+            let emptied: Vec<TableState> = emptied.map(TableState::undone).collect();
+            if let Start::Resume(checkpoint) = &decision {
+                destination = store(destination, checkpoint.clone(), emptied.clone()).await?;
+            }
+            states.extend(emptied.into_iter().map(|state| (state.oid, state)));
+            wanted.iter_mut().for_each(|one| one.is_copied = false);
+            let columns = made.columns;
+            (destination, made) = prepare(destination, &wanted, makes).await?;
+            made.columns.extend(columns);
+        }
+        // What nothing was to be added to cannot be followed.
+        to_follow.retain(|one| !made.columns.contains(&one.oid) && !made.tables.contains(&one.oid));
+        let more = parking::states(pipeline, &client, &taken, &states, &to_follow).await?;
+        states.extend(more.iter().map(|state| (state.oid, state.clone())));
+        taken.retain(|matched| states.get(&matched.table.oid).and_then(TableState::parked).is_none());
+        pipeline.status.update(|status| status.parked_tables = parking::shown(states.values()));
+        changed.extend(more);
     }
 
     let stored_options = match &decision {
@@ -207,8 +243,14 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     let checkpoint = match decision {
         Start::Resume(checkpoint) => {
             publications_exist(pipeline, &client).await?;
-            let mut changed = lost_tables(pipeline, &client, &states).await?;
-            states.extend(changed.iter().map(|state| (state.oid, state.clone())));
+            let lost = lost_tables(pipeline, &client, &states).await?;
+            states.extend(lost.iter().map(|state| (state.oid, state.clone())));
+            let unseen = shape::changes(pipeline, &client, &taken, &states).await?;
+            for (table, why) in unseen.again {
+                tracing::warn!(table, "{why}, which is not in the WAL: it is copied again");
+            }
+            states.extend(unseen.states.iter().map(|state| (state.oid, state.clone())));
+            changed.extend(lost.into_iter().chain(unseen.states));
             changed.extend(ranges::settle(&mut states, checkpoint.safe_lsn, wal_flush_lsn));
             if !changed.is_empty() {
                 destination = store(destination, checkpoint.clone(), changed).await?;
@@ -218,7 +260,7 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         }
         Start::Fresh | Start::Again => {
             let pending = Checkpoint::pending(identity);
-            destination = store(destination, pending.clone(), vec![]).await?;
+            destination = store(destination, pending.clone(), changed).await?;
             failpoint::hit("start.after-pending");
             slot::remove(&client, &pipeline.slot).await?;
             synchronize(pipeline, &mut client, &pushed).await?;
@@ -230,6 +272,8 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
         }
     };
     let row_filters = pipeline.publications.row_filters(&client).await?;
+    // Stored: an error that comes now is another one.
+    parking.clear();
     let mut tables = tables::sent(pipeline, &client).await?;
     if pipeline.replica.is_some() {
         // One that was made since has no table on the replica yet: the next comparison finds it.
@@ -304,6 +348,49 @@ pub async fn start(pipeline: &Pipeline) -> Result<Started> {
     })
 }
 
+async fn prepare(
+    mut destination: OpenDestination,
+    wanted: &[Wanted],
+    makes: Makes,
+) -> Result<(OpenDestination, Made)> {
+    let wanted = wanted.to_vec();
+    blocking(move || destination.prepare(&wanted, makes).map(|made| (destination, made))).await
+}
+
+fn is_following(replica: &Replica) -> bool {
+    replica.on_schema_change == OnSchemaChange::Follow
+}
+
+/// Do the rules fit their tables, and may their filters be filters?
+async fn fit(
+    pipeline: &Pipeline,
+    client: &mut Client,
+    (types, enums): (&TypeCatalog, &EnumLabels),
+    taken: &[MatchedTable],
+) -> Result<()> {
+    tables::fit(pipeline, (types, enums), taken)?;
+    filters::refuse(client, types, enums, taken).await
+}
+
+/// A rule that does not fit a table is the configuration's fault. Unless it fitted it once: then the table has changed.
+fn of_known_tables(
+    pipeline: &Pipeline,
+    error: Error,
+    taken: &[MatchedTable],
+    states: &BTreeMap<u32, TableState>,
+) -> Error {
+    let is_known = |matched: &&MatchedTable| {
+        let selection = selection_of(pipeline, &matched.rule, &matched.table);
+        states.get(&matched.table.oid).is_some_and(|state| state.selection == selection)
+    };
+    let known: Vec<u32> = taken.iter().filter(is_known).map(|matched| matched.table.oid).collect();
+    error.refine(|table| {
+        if known.contains(&table.oid) {
+            table.fault = Fault::Unfollowable;
+        }
+    })
+}
+
 /// The replica's tables as they should be.
 async fn wanted(
     client: &mut Client,
@@ -322,15 +409,21 @@ async fn wanted(
         let mut known = Vec::new();
         targets.refresh(&mut known);
         let target = known.get(plan.target.index()).expect("a plan's target is interned").clone();
-        let defined = match replica.create_tables {
+        let defined = match replica.create_tables || is_following(replica) {
             true => catalog::definitions(client, table.oid).await?,
             false => Vec::new(),
         };
         let of = |name: &String| defined.iter().find(|column| column.name == *name).cloned();
         let columns = target.columns.iter().filter_map(|column| of(&column.name)).collect();
-        let is_known =
-            states.get(&table.oid).is_some_and(|state| went_into(state, &target.schema, &target.name));
-        wanted.push(Wanted { target, columns, is_new: !is_known && is_copied });
+        let state = states.get(&table.oid);
+        let is_known = state.is_some_and(|state| went_into(state, &target.schema, &target.name));
+        let is_copied_whole = state.is_some_and(|state| state.done);
+        wanted.push(Wanted {
+            target,
+            columns,
+            is_new: !is_known && is_copied,
+            is_copied: is_known && is_copied_whole,
+        });
     }
     Ok(wanted)
 }
@@ -344,7 +437,7 @@ fn refuse(faults: Vec<Missing>) -> Result<()> {
 }
 
 /// What a rule selects of a table, as far as it decides about what is at the destination.
-fn selection_of(pipeline: &Pipeline, rule: &TableRule, table: &SourceTable) -> Option<String> {
+pub fn selection_of(pipeline: &Pipeline, rule: &TableRule, table: &SourceTable) -> Option<String> {
     if pipeline.replica.is_none() {
         return rule.filter.clone();
     }
@@ -379,6 +472,8 @@ pub fn state_of(
         done,
         rows,
         ranges: None,
+        parked: None,
+        shape: None,
     }
 }
 

@@ -72,6 +72,23 @@ pub struct CopyProgress {
     pub ranges: u64,
 }
 
+/// A table that is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedTable {
+    /// Its OID on the source.
+    pub oid: u32,
+    /// `schema.table` on the source.
+    pub table: String,
+    /// What was wrong.
+    pub reason: String,
+    /// What mends it.
+    pub remedy: Option<String>,
+    /// When it was parked, seconds since 1970.
+    pub since: u64,
+    /// A copy tries to bring it back.
+    pub is_tried: bool,
+}
+
 /// A pipeline's state at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -113,6 +130,8 @@ pub struct PipelineStatus {
     pub rows_applied: u64,
     /// Progress of the copy that runs, if one does.
     pub snapshot: Option<CopyProgress>,
+    /// Tables that are left out, and why.
+    pub parked_tables: Vec<ParkedTable>,
     /// The last error, with its remedy.
     pub last_error: Option<String>,
     /// When the last error was, seconds since 1970.

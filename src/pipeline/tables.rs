@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{Pipeline, leaves};
 use crate::config::{Mode, Partitions, TableRule, choose, choose_of_leaf};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::Labels;
 use crate::route::filter::{EnumLabels, TableFacts};
@@ -123,6 +123,7 @@ pub fn all_of(mut faults: Vec<Error>) -> Error {
         .collect();
     Error::definite(format!("{} faults: {}", texts.len(), texts.join("; ")))
         .with_hint("mend each of them as it says in brackets")
+        .with_parts(faults)
 }
 
 /// The tables of the source that a rule can take, each as one: with the leaves of partitioned tables where a rule
@@ -382,7 +383,7 @@ pub fn fit(
     for MatchedTable { table, rule, facts, .. } in tables {
         let context = SelectionContext { types, enums, primary_key: &table.primary_key, facts };
         if let Err(error) = RowPlan::compile(context, &table.relation(), rule, &targets, Lsn::ZERO) {
-            faults.push(error);
+            faults.push(error.of_table(table.oid, &table.display_name(), Fault::Rows));
         }
         let target = rule.target_name(&table.schema, &table.name);
         if let Some(other) = taken.insert(target.clone(), table.display_name()) {

@@ -140,7 +140,7 @@ impl<'m, 'a> Images<'m, 'a> {
         batch: &mut Batch,
         mut write: impl FnMut(&mut Batch, Became) -> Result<()>,
     ) -> Result<()> {
-        let question = batch.undecided.question(filter, &selection.relation);
+        let question = batch.undecided.question(filter, (selection.oid, &selection.relation));
         let mut ask = |cells: &Option<Cells<'a>>| match cells {
             None => Asked::Known(Side::Absent),
             Some(cells) => match filter.missing(cells) {

@@ -27,7 +27,7 @@ mod properties;
 use std::collections::HashMap;
 
 use crate::change::{Position, Transaction};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::lsn::Lsn;
 use crate::wal::pgoutput::{Old, Tuple};
 use batch::Batch;
@@ -100,6 +100,11 @@ impl Router {
         self.stamp.renew(&self.source_name, transaction);
     }
 
+    /// Whether a table that was copied there has the open transaction's changes in its copy.
+    pub fn is_in_copy(&self, copied_at: Lsn) -> bool {
+        self.commit_lsn < copied_at
+    }
+
     /// The open transaction got an origin or a trace context.
     pub fn annotate(&mut self, transaction: &Transaction) {
         self.stamp.set_origin(transaction);
@@ -134,10 +139,11 @@ impl Router {
             }
             Some(Route::Rows(plan)) => {
                 let Some(images) = plan.images(row, self.commit_lsn, lsn)? else { return Ok(()) };
-                images.route(&plan.selection, batch, place, |batch, became| {
+                let routed = images.route(&plan.selection, batch, place, |batch, became| {
                     plan.write(batch, &images, became, place);
                     Ok(())
-                })
+                });
+                routed.map_err(|error| error.of_table(oid, &plan.selection.relation, Fault::Rows))
             }
             Some(Route::Events(_) | Route::Off) => Ok(()),
             None => Err(unknown_relation(oid, lsn)),

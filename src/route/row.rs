@@ -12,6 +12,7 @@ use super::batch::Progress;
 use super::decision::Decision;
 use super::ranges::KeyKind;
 use crate::change::Position;
+use crate::error::{Error, Fault};
 
 /// A table as a replica gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,13 @@ pub struct TargetColumn {
     pub type_oid: u32,
     /// Its type's schema and name on the source.
     pub type_name: (String, String),
+}
+
+impl Target {
+    /// An error that belongs to it.
+    pub fn blamed(&self, error: Error, fault: Fault) -> Error {
+        error.of_table(self.oid, &self.relation, fault)
+    }
 }
 
 /// A target's number: an index into [`Targets`].

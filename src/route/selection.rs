@@ -15,6 +15,8 @@ use crate::wal::pgoutput::{Relation, ReplicaIdentity};
 /// See the module. Columns are named by their index in the relation.
 #[derive(Debug)]
 pub struct Selection {
+    /// OID of the table.
+    pub oid: u32,
     /// `schema.table`, for errors.
     pub relation: String,
     /// `"schema"."table"`, for remedies.
@@ -130,6 +132,7 @@ impl Selection {
             }
         };
         Ok(Selection {
+            oid: relation.oid,
             sql_name: crate::wal::sql::quote_qualified(&relation.namespace, &relation.name),
             is_projected: columns.iter().any(|column| !column.is_published),
             relation: qualified,

@@ -19,6 +19,8 @@ use crate::wal::pgoutput::Value;
 pub struct Question {
     /// The filter.
     pub filter: Arc<RowFilter>,
+    /// OID of the table.
+    pub oid: u32,
     /// `schema.table`, for errors.
     pub relation: String,
     /// Row by row the values of the filter's columns, where they stand in the batch's buffer; `None`: NULL.
@@ -68,11 +70,11 @@ impl Undecided {
     }
 
     /// The number of the question about `filter`'s rows.
-    pub fn question(&mut self, filter: &Arc<RowFilter>, relation: &str) -> usize {
+    pub fn question(&mut self, filter: &Arc<RowFilter>, (oid, relation): (u32, &str)) -> usize {
         let known = self.questions.iter().position(|question| Arc::ptr_eq(&question.filter, filter));
         known.unwrap_or_else(|| {
             let (filter, relation) = (filter.clone(), relation.to_owned());
-            self.questions.push(Question { filter, relation, values: Vec::new(), rows: 0 });
+            self.questions.push(Question { filter, oid, relation, values: Vec::new(), rows: 0 });
             self.questions.len() - 1
         })
     }

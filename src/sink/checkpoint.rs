@@ -147,6 +147,12 @@ pub struct TableState {
     /// It is copied in ranges of its key, in place of `copied_at`: only on a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Ranges>,
+    /// Why the stream leaves it out, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<Parked>,
+    /// What the source's catalog said of it when it was copied, or last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
 }
 
 impl TableState {
@@ -159,6 +165,55 @@ impl TableState {
     pub fn is_followed(&self) -> bool {
         self.done || self.ranges.as_ref().is_some_and(|ranges| !ranges.finished.is_empty())
     }
+
+    /// Why the stream leaves it out; `None`: it does not, or a copy tries to bring it back.
+    pub fn parked(&self) -> Option<&Parked> {
+        self.parked.as_ref().filter(|parked| !parked.is_tried)
+    }
+}
+
+/// What the source's catalog says of a table, as far as it tells of changes that are not in the WAL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The number of its file, by its own OID; of a partitioned table, those of its leaves.
+    pub files: BTreeMap<u32, u32>,
+    /// Its columns, by number.
+    pub columns: BTreeMap<i16, ShapeColumn>,
+}
+
+/// A column of a [`Shape`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShapeColumn {
+    /// Its name.
+    pub name: String,
+    /// OID of its type.
+    #[serde(rename = "type")]
+    pub type_oid: u32,
+    /// The transaction that defined it last.
+    pub defined_by: i64,
+    /// Rows of before it have a value in it that no row holds.
+    #[serde(rename = "missing", default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_missing: bool,
+}
+
+/// A table that its replica could not follow, and that only a copy brings back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parked {
+    /// What was wrong.
+    pub reason: String,
+    /// What mends it, where that is known.
+    pub remedy: Option<String>,
+    /// When it was parked, seconds since 1970.
+    pub since: u64,
+    /// A fingerprint of the table's definitions then: with another one it is tried again. Empty: the source or the rules
+    /// do not have the table any more, and only what is left of it in the stream is left out.
+    pub definition: String,
+    /// How often it was tried with this definition.
+    pub tries: u32,
+    /// When it is tried again whatever its definition, seconds since 1970.
+    pub retry_at: u64,
+    /// A copy tries to bring it back.
+    pub is_tried: bool,
 }
 
 /// All that a destination has stored about a pipeline.

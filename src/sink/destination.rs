@@ -8,7 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::checkpoint::{Checkpoint, Identity, Stored, TableState};
 use super::hub::{self, HubTopics, OpenHub};
-use super::replica::{self, ReplicaSession, ReplicaSettings, Wanted};
+use super::replica::{self, Made, Makes, ReplicaSession, ReplicaSettings, Wanted};
 use super::{SinkLimits, Stop, Worker};
 use crate::config::Hub;
 use crate::error::Result;
@@ -73,14 +73,14 @@ impl OpenDestination {
         }
     }
 
-    /// Makes a replica's missing tables; a hub makes its topics as they are needed.
+    /// Makes a replica's missing tables and columns; a hub makes its topics as they are needed.
     ///
     /// # Errors
     /// As [`ReplicaSession::prepare`].
-    pub fn prepare(&mut self, wanted: &[Wanted], may_create: bool) -> Result<()> {
+    pub fn prepare(&mut self, wanted: &[Wanted], makes: Makes) -> Result<Made> {
         match self {
-            OpenDestination::Hub(_) => Ok(()),
-            OpenDestination::Replica(session) => session.prepare(wanted, may_create),
+            OpenDestination::Hub(_) => Ok(Made::default()),
+            OpenDestination::Replica(session) => session.prepare(wanted, makes),
         }
     }
 

@@ -30,16 +30,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::engine::metrics;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
-use crate::pipeline::Pipeline;
 use crate::pipeline::start::{MatchedTable, Started};
 use crate::pipeline::status::{CopyProgress, State};
+use crate::pipeline::{Pipeline, parking};
 use crate::route::batch::{Batch, Counts};
 use crate::sink::Outcome;
 use crate::sink::checkpoint::TableState;
-use crate::wal::catalog;
+use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::ReplicationConnection;
 use crate::wal::slot;
@@ -62,7 +62,10 @@ pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
         let pending: Vec<MatchedTable> = started
             .tables
             .iter()
-            .filter(|matched| !started.states.get(&matched.table.oid).is_some_and(|state| state.done))
+            .filter(|matched| {
+                let state = started.states.get(&matched.table.oid);
+                !state.is_some_and(|state| state.done || state.parked().is_some())
+            })
             .cloned()
             .collect();
         let (ranged, whole): (Vec<_>, Vec<_>) =
@@ -75,7 +78,10 @@ pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
         let pending = if whole.is_empty() { ranged.into_iter().take(1).collect() } else { whole };
         if pending.is_empty() {
             failpoint::hit("snapshot.after-all");
-            pipeline.status.update(|status| status.snapshot = None);
+            pipeline.status.update(|status| {
+                status.snapshot = None;
+                status.parked_tables = parking::shown(started.states.values());
+            });
             return Ok(started);
         }
         // Rounds that finish some table may be as many as there are tables.
@@ -91,6 +97,11 @@ pub async fn run(pipeline: &Pipeline, mut started: Started) -> Result<Started> {
         pipeline.status.enter(State::Snapshot);
         Round::begin(pipeline, &pending).await?.copy(pipeline, &mut started, &pending).await?;
     }
+}
+
+/// An error of one table's copy.
+fn of_table(table: &SourceTable, error: Error) -> Error {
+    error.of_table(table.oid, &table.display_name(), Fault::Rows)
 }
 
 /// One exported snapshot.
@@ -155,8 +166,8 @@ impl Round {
         let mut tables = Vec::new();
         for matched in pending {
             let taken = (self.copied_at, self.taken_at);
-            let described =
-                table::describe(pipeline, started, &self.keeper, matched, taken, &replaced).await?;
+            let described = table::describe(pipeline, started, &self.keeper, matched, taken, &replaced).await;
+            let described = described.map_err(|error| of_table(&matched.table, error))?;
             // Under the lock nothing changes any more; what changed between snapshot and lock would be
             // read with columns, or under a name, of another time.
             match described.filter(|table| now.contains(&table.table_in_catalog)) {

@@ -8,8 +8,8 @@ use super::ranges::{self, NextRange};
 use super::worker::Chunk;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::pipeline::Pipeline;
 use crate::pipeline::start::{MatchedTable, Started, blocking, state_of};
+use crate::pipeline::{Pipeline, shape};
 use crate::route::batch::Batch;
 use crate::route::event::Stamp;
 use crate::route::plan::{Op, TablePlan};
@@ -95,10 +95,12 @@ impl CopyTable {
     /// The state to be stored.
     pub fn state(&self, done: bool) -> TableState {
         let rows = self.rows.load(Ordering::SeqCst);
-        match &self.range {
+        let mut state = match &self.range {
             Some(range) => range.state(&self.begun_state, self.copied_at, done, rows),
             None => TableState { done, rows, ..self.begun_state.clone() },
-        }
+        };
+        state.parked = state.parked.filter(|_| !state.done);
+        state
     }
 
     /// What removes the rows of an earlier attempt from a replica.
@@ -168,7 +170,7 @@ pub async fn describe(
     matched.retain_sent(&mut table);
     let query = if table.is_partitioned { FILES } else { FILE };
     let rows = keeper.query(query, &[&oid]).await.map_err(classify)?;
-    let mut files = Vec::new();
+    let (mut files, mut file_oids) = (Vec::new(), Vec::new());
     let mut rows_estimated = 0;
     for row in &rows {
         let (file_oid, file_name, pages, tuples, kind): (u32, String, i64, i64, String) =
@@ -184,6 +186,7 @@ pub async fn describe(
         }
         rows_estimated += u64::try_from(tuples).unwrap_or(0);
         files.push((file_name, pages));
+        file_oids.push(file_oid);
     }
     let range = match started.ranged.get(&oid) {
         Some(ranged) => {
@@ -223,13 +226,23 @@ pub async fn describe(
     let columns = table.columns.iter().enumerate().filter(|(at, _)| goes(*at));
     let columns: Vec<String> = columns.map(|(_, column)| quote_ident(&column.name)).collect();
     let now = MatchedTable { table: table.clone(), ..matched.clone() };
+    let shape = match (&range, started.states.get(&oid)) {
+        // What changed since the first range was copied concerns the ranges that are there.
+        (Some(range), Some(state)) if !range.is_first() => state.shape.clone(),
+        _ => shape::of(keeper, &now, &file_oids).await?,
+    };
     Ok(Some(CopyTable {
         stamp: Stamp::of_copy(&pipeline.source_name, copied_at, taken_at, oid),
         columns: columns.join(", "),
         row_filter: row_filter(matched),
         range,
         search_path: plan.selection().filter.as_ref().map(|filter| filter.filter.search_path()),
-        begun_state: state_of(pipeline, &now, copied_at, false, 0),
+        // Should this copy of a parked table fail, it is known how often it was tried.
+        begun_state: TableState {
+            parked: started.states.get(&oid).and_then(|state| state.parked.clone()),
+            shape,
+            ..state_of(pipeline, &now, copied_at, false, 0)
+        },
         table,
         table_in_catalog,
         plan,

@@ -91,10 +91,9 @@ pub async fn run(
     };
     while let Some(chunk) = shared.next_chunk() {
         let name = chunk.table.table.display_name();
-        worker
-            .copy(&mut connection, &chunk)
-            .await
-            .map_err(|error| error.context(format_args!("copying {name}")))?;
+        worker.copy(&mut connection, &chunk).await.map_err(|error| {
+            super::of_table(&chunk.table.table, error.context(format_args!("copying {name}")))
+        })?;
     }
     worker.flush().await?;
     connection.close().await;

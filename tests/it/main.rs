@@ -9,6 +9,7 @@ mod support;
 mod support_selftest;
 mod events;
 mod operate;
+mod park;
 mod rows;
 mod transactions;
 mod naming;

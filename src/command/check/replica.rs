@@ -5,14 +5,14 @@
 use super::report::{Report, Severity};
 use super::source::SourceView;
 use super::tables::rule_name;
-use crate::config::Replica;
+use crate::config::{OnSchemaChange, Replica};
 use crate::error::Result;
 use crate::pipeline::Pipeline;
 use crate::pipeline::sequences::{drawn_from, grant_on_source};
 use crate::pipeline::start::{blocking, went_into};
 use crate::pipeline::tables::MatchedTable;
 use crate::route::name::TablePattern;
-use crate::sink::checkpoint::Stored;
+use crate::sink::checkpoint::{Stored, TableState};
 use crate::sink::destination::{self, Address};
 use crate::sink::replica::{Origin, ReplicaSequence};
 use crate::wal::client::{Client, classify, connect};
@@ -246,8 +246,13 @@ async fn table(
         );
         return Ok(());
     }
-    // What was copied into another table, under an earlier `to`, says nothing of this one.
     let state = view.stored.tables.get(&matched.table.oid);
+    if let Some(parked) = state.and_then(TableState::parked) {
+        let remedy = parked.remedy.clone().unwrap_or_default();
+        fault("name", format!("{place} is parked: {}", parked.reason), remedy);
+    }
+    // What was copied into another table, under an earlier `to`, says nothing of this one; nor does one that was
+    // parked before its first copy.
     let is_copied = state.is_some_and(|state| went_into(state, &schema, &name));
     let has_rows = format!("SELECT EXISTS (SELECT FROM {sql_name})");
     if !is_copied && view.client.query_one(&has_rows, &[]).await.map_err(classify)?.get(0) {
@@ -272,11 +277,12 @@ async fn table(
             "see that they are meant for replicated rows, else disable them there",
         );
     }
-    columns(view, source, matched, (oid, &place, &sql_name), report).await
+    columns(replica, view, source, matched, (oid, &place, &sql_name), report).await
 }
 
 /// Columns that are missing, that take nothing, or whose type is another one.
 async fn columns(
+    replica: &Replica,
     view: &ReplicaView,
     source: &SourceView,
     matched: &MatchedTable,
@@ -300,8 +306,13 @@ async fn columns(
         .collect();
     for (name, of_type) in &sent {
         let Some(row) = there.iter().find(|row| row.get::<_, &str>(0) == name) else {
+            let severity = match replica.on_schema_change {
+                OnSchemaChange::Park => Severity::Fault,
+                // The next start adds it.
+                OnSchemaChange::Follow => Severity::Note,
+            };
             report.add_about(
-                Severity::Fault,
+                severity,
                 &key,
                 &about,
                 format!("{place} has no column \"{name}\""),
@@ -318,7 +329,7 @@ async fn columns(
                 Severity::Warning,
                 &key,
                 &about,
-                format!("{place}: column \"{name}\" is of type {type_there}, on the source of type {of_type}: a value that it does not take stops the pipeline"),
+                format!("{place}: column \"{name}\" is of type {type_there}, on the source of type {of_type}: a value that it does not take is an error of the table (on_table_error)"),
                 format!("ALTER TABLE {sql_name} ALTER COLUMN {} TYPE {of_type};", quote_ident(name)),
             );
         }

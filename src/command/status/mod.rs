@@ -21,8 +21,9 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::guard;
+use crate::pipeline::parking;
 use crate::pipeline::start::blocking;
-use crate::pipeline::status::{CopyProgress, PipelineStatus, State};
+use crate::pipeline::status::{CopyProgress, ParkedTable, PipelineStatus, State};
 use crate::pipeline::tables::{self, rule_of};
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, Stored};
 use crate::sink::destination;
@@ -83,7 +84,7 @@ struct PipelineReport {
     tables_copied: Option<usize>,
     rows_copied: Option<u64>,
     tables_without_identity: Vec<String>,
-    parked_tables: Vec<String>,
+    parked_tables: Vec<ParkedTable>,
     checkpoint: Option<Checkpoint>,
     last_error: Option<String>,
     last_error_at: Option<u64>,
@@ -283,7 +284,11 @@ fn describe(
             let without = source.tables.iter().filter(|table| !table.has_usable_identity());
             without.map(SourceTable::display_name).collect()
         }),
-        parked_tables: Vec::new(),
+        parked_tables: stored.as_ref().map_or_else(Vec::new, |stored| {
+            let is_taken =
+                |oid: u32| source.is_none_or(|source| source.tables.iter().any(|table| table.oid == oid));
+            parking::shown(stored.tables.values().filter(|state| is_taken(state.oid)))
+        }),
         last_error,
         last_error_at: process.as_ref().and_then(|process| process.last_error_at),
         slot: slot.cloned(),

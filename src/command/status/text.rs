@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use super::{PipelineReport, Process, Report};
+use crate::pipeline::status::ParkedTable;
 use crate::wal::slot::SlotState;
+use crate::wal::timestamp::Timestamp;
 
 /// The whole report.
 pub fn render(report: &Report) -> String {
@@ -60,10 +62,10 @@ fn lines(report: &PipelineReport) -> Vec<(&'static str, String)> {
         let names = report.tables_without_identity.join(", ");
         lines.push(("no identity", format!("{names}: updates and deletes are not seen")));
     }
-    lines.push((
-        "parked",
-        if report.parked_tables.is_empty() { "none".to_owned() } else { report.parked_tables.join(", ") },
-    ));
+    if report.parked_tables.is_empty() {
+        lines.push(("parked", "none".to_owned()));
+    }
+    lines.extend(report.parked_tables.iter().map(|table| ("parked", parked(table))));
     if let (Some(events), Some(restarts)) = (report.events, report.restarts) {
         lines.push(("events", format!("{events} since the process began, {restarts} restarts")));
     }
@@ -105,6 +107,14 @@ fn tables(report: &PipelineReport) -> String {
         (Some(all), None) => format!("{all}"),
         _ => unknown(),
     }
+}
+
+fn parked(parked: &ParkedTable) -> String {
+    let since =
+        Timestamp::from_unix_micros(i64::try_from(parked.since).unwrap_or(0).saturating_mul(1_000_000));
+    let tried = if parked.is_tried { ", a copy tries to bring it back" } else { "" };
+    let remedy = parked.remedy.as_ref().map_or_else(String::new, |remedy| format!(" (remedy: {remedy})"));
+    format!("{} since {since}{tried}: {}{remedy}", parked.table, parked.reason)
 }
 
 fn unknown() -> String {

@@ -181,7 +181,8 @@ impl<'p> Stream<'p> {
                 }
                 Pumped::Resync(oids) => {
                     let states = oids.iter().filter_map(|oid| self.started.states.get(oid));
-                    let undone: Vec<TableState> = states.map(TableState::undone).collect();
+                    let undone: Vec<TableState> =
+                        states.map(|state| TableState { parked: None, ..state.undone() }).collect();
                     tracing::info!(tables = undone.len(), "tables are copied again, as asked");
                     self.pump.store(undone);
                     continue;

@@ -19,7 +19,7 @@ use super::fold::{Entry, Fold};
 use super::params::Cells;
 use super::statements::{Kind, Mask, Of};
 use super::table::Table;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::route::batch::Batch;
 use crate::route::row::{Cell, RowChange, RowOp, Target, Targets};
 use crate::wal::client::{Client, classify};
@@ -65,6 +65,15 @@ impl From<tokio_postgres::Error> for Trouble {
 }
 
 impl Trouble {
+    /// Says which table it is about.
+    pub fn of(self, table: &Table) -> Self {
+        let blamed = |error| table.target.blamed(error, Fault::Rows);
+        match self {
+            Trouble::Again(error) => Trouble::Again(blamed(error)),
+            Trouble::Failed(error) => Trouble::Failed(blamed(error)),
+        }
+    }
+
     pub fn into_error(self) -> Error {
         let (Trouble::Again(error) | Trouble::Failed(error)) = self;
         error
@@ -240,10 +249,16 @@ impl Applier {
         let place = self.tables.get_mut(index).expect("a target is interned before it is used");
         if place.is_none() {
             let target = self.known.get(index).expect("as many as tables").clone();
-            let table = Table::look_up(client, target, self.has_replica_role).await?;
+            let table = Table::look_up(client, target.clone(), self.has_replica_role).await;
+            let table = table.map_err(|error| target.blamed(error, Fault::Definition))?;
             *place = Some(Arc::new(table));
         }
         Ok(())
+    }
+
+    /// What goes to this table of the replica.
+    pub fn target(&self, schema: &str, name: &str) -> Option<&Target> {
+        self.known.iter().map(Arc::as_ref).find(|target| target.schema == schema && target.name == name)
     }
 
     /// The table of a target that was looked up.
@@ -263,7 +278,8 @@ impl Applier {
         while let Some(step) = steps.next() {
             let change = match step {
                 Step::Set(index, entries) => {
-                    self.set(client, cells, index, entries).await?;
+                    let set = self.set(client, cells, index, entries).await;
+                    set.map_err(|trouble| trouble.of(&self.table(index)))?;
                     continue;
                 }
                 Step::Row(change) => change,
@@ -271,22 +287,30 @@ impl Applier {
             match &change.op {
                 RowOp::Truncate { targets, restart_identity } => {
                     let indexes = targets.iter().map(|target| target.index());
-                    self.truncate(client, indexes.collect(), *restart_identity).await?;
+                    let truncated = self.truncate(client, indexes.collect(), *restart_identity).await;
+                    // Of several, none alone is to blame.
+                    truncated.map_err(|trouble| match targets.as_slice() {
+                        [target] => trouble.of(&self.table(target.index())),
+                        _ => trouble,
+                    })?;
                 }
                 RowOp::Clear => {
                     let table = self.table(change.target.index());
                     let cleared = client.batch_execute(&format!("DELETE FROM {}", table.name)).await;
-                    cleared.map_err(|error| Trouble::Failed(refused_clear(&table, &self.replica, error)))?;
+                    let refused = |error| Trouble::Failed(refused_clear(&table, &self.replica, error));
+                    cleared.map_err(|error| refused(error).of(&table))?;
                 }
                 RowOp::ClearRange { .. } => self.clear_range(client, batch, change).await?,
                 RowOp::Copied { lines, .. } => {
-                    let lines = batch.part(lines);
-                    self.copy_lines(client, change.target.index(), lines).await?;
+                    let (index, lines) = (change.target.index(), batch.part(lines));
+                    let copied = self.copy_lines(client, index, lines).await;
+                    copied.map_err(|trouble| trouble.of(&self.table(index)))?;
                 }
                 RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_)
                     if pace == Pace::Careful =>
                 {
-                    self.row(client, cells, change).await?;
+                    let applied = self.row(client, cells, change).await;
+                    applied.map_err(|trouble| trouble.of(&self.table(change.target.index())))?;
                 }
                 RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_) => {
                     let mut run = vec![change];

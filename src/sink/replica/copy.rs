@@ -84,6 +84,7 @@ fn refused_copy(table: &Table, replica: &str, error: Error) -> Error {
         Some("23505" | "23P01") => {
             format!("the table has rows that do not come from the source: TRUNCATE {}", table.name)
         }
+        Some("23514") => format!("drop the check of {}, or filter such rows out in the rule", table.name),
         _ => format!("make the columns of {} like those of {}", table.name, table.target.relation),
     };
     Error::definite(format!(

@@ -39,7 +39,7 @@ mod indexes;
 pub use conflict::{CONFLICTS_TOTAL, ConflictKind};
 pub use indexes::Indexer;
 pub use origin::Origin;
-pub use schema::Wanted;
+pub use schema::{Made, Makes, Wanted};
 pub use sequences::{Brought, ReplicaSequence};
 pub use session::{ReplicaSession, forget, peek, stored};
 
@@ -51,7 +51,7 @@ use self::apply::Applier;
 use super::checkpoint::{Checkpoint, TableState};
 use super::{Durable, Sink, SinkLimits, Stop};
 use crate::config::OnConflict;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::Batch;
 use crate::route::row::Targets;
@@ -167,7 +167,10 @@ impl ReplicaSink {
         link.run(stop, async |client| {
             record.replace(client, checkpoint, tables, false).await?;
             crate::failpoint::hit("replica.before-commit");
-            client.batch_execute("COMMIT").await.map_err(|error| refused_commit(&settings.name, error))
+            client
+                .batch_execute("COMMIT")
+                .await
+                .map_err(|error| refused_commit(&settings.name, applier, error))
         })?;
         crate::failpoint::hit("replica.after-commit");
         record.committed(checkpoint);
@@ -202,16 +205,21 @@ impl ReplicaSink {
 }
 
 /// What a DEFERRABLE constraint refuses at the end stays refused.
-fn refused_commit(replica: &str, error: tokio_postgres::Error) -> Error {
-    let constraint = error.as_db_error().filter(|answer| apply::is_about_data(answer.code().code()));
-    let Some(constraint) = constraint.map(|answer| answer.constraint().unwrap_or_default().to_owned()) else {
+fn refused_commit(replica: &str, applier: &Applier, error: tokio_postgres::Error) -> Error {
+    let Some(answer) = error.as_db_error().filter(|answer| apply::is_about_data(answer.code().code())) else {
         return classify(error);
     };
-    Error::definite(format!(
+    let constraint = answer.constraint().unwrap_or_default().to_owned();
+    let target = applier.target(answer.schema().unwrap_or_default(), answer.table().unwrap_or_default());
+    let refused = Error::definite(format!(
         "the replica {replica} refuses a transaction at its end, constraint {constraint}"
     ))
     .with_source(classify(error))
-    .with_hint("remove rows of the replica that do not come from the source, or drop the constraint there")
+    .with_hint("remove rows of the replica that do not come from the source, or drop the constraint there");
+    match target {
+        Some(target) => target.blamed(refused, Fault::Rows),
+        None => refused,
+    }
 }
 
 impl Sink for ReplicaSink {

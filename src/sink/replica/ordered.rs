@@ -103,16 +103,19 @@ impl Applier {
                 continue;
             }
             rest = after;
-            match self.expected(cells, &at)? {
+            let expected = self.expected(cells, &at);
+            match expected.map_err(|error| Trouble::from(error).of(&at.table))? {
                 Some(expected) => {
                     let mask = mask_for(expected.kind, cells.row(expected.new, at.table.width()));
-                    let prepared = self.prepared(client, at.index(), expected.kind, mask).await?;
+                    let prepared = self.prepared(client, at.index(), expected.kind, mask).await;
+                    let prepared = prepared.map_err(|error| Trouble::from(error).of(&at.table))?;
                     ahead.push((at, expected, prepared));
                 }
                 None => {
                     send(client, cells, &ahead).await?;
                     ahead.clear();
-                    self.row(client, cells, change).await?;
+                    let applied = self.row(client, cells, change).await;
+                    applied.map_err(|trouble| trouble.of(&at.table))?;
                 }
             }
         }
@@ -467,7 +470,8 @@ async fn send(
     });
     // The first error is the cause of the others.
     for (count, (at, expected, _)) in join_all(running).await.into_iter().zip(ahead) {
-        if count? == 0 && expected.touches {
+        let count = count.map_err(|error| Trouble::from(error).of(&at.table))?;
+        if count == 0 && expected.touches {
             return Err(Trouble::Again(Error::transient(format!(
                 "a row of {} is not as it should be",
                 at.table.target.relation

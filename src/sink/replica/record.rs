@@ -7,6 +7,8 @@
 //! hears of it, because a start takes its epoch by a synchronous commit before it reads, and a running process gives
 //! receipts only after one.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Statement, Transaction};
 
@@ -19,20 +21,22 @@ use crate::wal::client::{Client, classify};
 
 const READ: &str = "SELECT v, system_identifier, timeline, database_oid, slot, options, phase, commit_lsn, ordinal, \
     safe_lsn, xid, commit_time FROM walgate.checkpoint WHERE pipeline = $1 AND v IS NOT NULL";
-/// `ranges` came with the second migration: who reads beside an older process does without.
+/// By name, where an older version's table may not have it: who only looks changes nothing.
 const READ_TABLES: &str = "SELECT oid, schema_name, table_name, key, copied_at, done, rows, selection, root, \
-    pg_catalog.to_jsonb(t) ->> 'ranges' FROM walgate.copied_table t WHERE pipeline = $1";
+    pg_catalog.to_jsonb(c) ->> 'ranges', pg_catalog.to_jsonb(c) ->> 'parked', pg_catalog.to_jsonb(c) ->> 'shape' \
+    FROM walgate.copied_table c WHERE pipeline = $1";
 const REPLACE: &str = "UPDATE walgate.checkpoint SET v = $3, system_identifier = $4, timeline = $5, \
     database_oid = $6, slot = $7, options = $8, phase = $9, commit_lsn = $10, ordinal = $11, safe_lsn = $12, \
     xid = $13, commit_time = $14, updated_at = pg_catalog.now(), \
     confirmed_at = CASE WHEN $15 THEN pg_catalog.now() ELSE confirmed_at END \
     WHERE pipeline = $1 AND epoch = $2 AND commit_lsn = $16 AND ordinal = $17 AND safe_lsn = $18";
 const ENTER_TABLE: &str = "INSERT INTO walgate.copied_table \
-    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows, selection, root, ranges) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+    (pipeline, oid, schema_name, table_name, key, copied_at, done, rows, selection, root, ranges, parked, shape) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text::json, $13::text::json) \
     ON CONFLICT (pipeline, oid) DO UPDATE SET schema_name = excluded.schema_name, table_name = excluded.table_name, \
     key = excluded.key, copied_at = excluded.copied_at, done = excluded.done, rows = excluded.rows, \
-    selection = excluded.selection, root = excluded.root, ranges = excluded.ranges";
+    selection = excluded.selection, root = excluded.root, ranges = excluded.ranges, parked = excluded.parked, \
+    shape = excluded.shape";
 const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 const FORGET: [&str; 3] = [
     "DELETE FROM walgate.copied_table WHERE pipeline = $1",
@@ -188,6 +192,8 @@ impl Record {
                     &table.selection,
                     &root,
                     &ranges,
+                    &to_json(table.parked.as_ref()),
+                    &to_json(table.shape.as_ref()),
                 ],
             )
             .await
@@ -239,6 +245,8 @@ pub(super) async fn read_stored(client: &Client, pipeline: &str) -> Result<Store
                 .and_then(|names| <[String; 2]>::try_from(names).ok())
                 .map(|[schema, name]| (schema, name)),
             ranges: row.get::<_, Option<&str>>(9).map(read_ranges).transpose()?,
+            parked: of_json(row.get(10))?,
+            shape: of_json(row.get(11))?,
         };
         stored.tables.insert(state.oid, state);
     }
@@ -320,6 +328,15 @@ fn signed<F, T: TryFrom<F>>(value: F) -> Result<T> {
 
 fn unsigned<F, T: TryFrom<F>>(value: F) -> Result<T> {
     T::try_from(value).map_err(|_| not_ours())
+}
+
+fn to_json<T: Serialize>(value: Option<&T>) -> Option<String> {
+    value.map(|value| serde_json::to_string(value).expect("plain data"))
+}
+
+fn of_json<T: DeserializeOwned>(stored: Option<String>) -> Result<Option<T>> {
+    let read = |text: String| serde_json::from_str(&text).map_err(|error| not_ours().with_source(error));
+    stored.map(read).transpose()
 }
 
 fn not_ours() -> Error {
