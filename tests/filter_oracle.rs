@@ -17,7 +17,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio_postgres::{Client, SimpleQueryMessage};
 use walgate::route::filter::{Collation, EnumLabels, EvalError, Evaluator, Filter, TableFacts, Verdict};
-use walgate::route::value::{TypeCatalog, TypeRow};
+use walgate::route::value::TypeCatalog;
 use walgate::wal::pgoutput::{Relation, RelationColumn, ReplicaIdentity, Value};
 
 const SESSION: &str = "-c datestyle=ISO -c intervalstyle=iso_8601 -c extra_float_digits=3 \
@@ -1025,20 +1025,7 @@ async fn fill(client: &Client, dice: &mut Dice) -> Zoo {
             type_modifier: row.get(2),
         });
     }
-    let letter = |value: i8| u8::try_from(value).expect("a letter of ASCII");
-    let types = client.query(TypeCatalog::QUERY, &[]).await.expect("the types are read");
-    zoo.types.extend(types.iter().map(|row| TypeRow {
-        oid: row.get(0),
-        name: row.get(1),
-        namespace: row.get(2),
-        typtype: letter(row.get(3)),
-        category: letter(row.get(4)),
-        element: row.get(5),
-        base: row.get(6),
-        delimiter: letter(row.get(7)),
-        length: row.get(8),
-        output: row.get(9),
-    }));
+    zoo.types.extend(oracle::types(client).await);
     for row in client.query(EnumLabels::QUERY, &[]).await.expect("the labels are read") {
         zoo.enums.insert(row.get(0), row.get(1));
     }

@@ -9,7 +9,7 @@ mod oracle;
 
 use oracle::in_own_database;
 use tokio_postgres::{Client, SimpleQueryMessage};
-use walgate::route::value::{Kind, Style, TypeCatalog, TypeRow, write_value};
+use walgate::route::value::{Kind, Style, TypeCatalog, write_value};
 
 /// The session settings of FIELD_NOTES 2; tokio-postgres sets client_encoding itself.
 const SESSION: &str = "-c datestyle=ISO -c intervalstyle=iso_8601 -c extra_float_digits=3 \
@@ -325,7 +325,7 @@ async fn built_in_types_are_the_servers() {
     in_own_database("builtin", SESSION, |client| async move {
         let builtin = TypeCatalog::builtin();
         let mut seen = 0;
-        for row in read_rows(&client).await {
+        for row in oracle::types(&client).await {
             let (Some(name), Some(kind)) = (builtin.name(row.oid), builtin.kind(row.oid)) else { continue };
             seen += 1;
             assert_eq!(name, row.name);
@@ -337,7 +337,7 @@ async fn built_in_types_are_the_servers() {
         }
         assert!(seen > 150, "only {seen} of the built-in types are on the server");
         let extended = read_catalog(&client).await;
-        let rows = read_rows(&client).await;
+        let rows = oracle::types(&client).await;
         let unknown: Vec<_> = rows.iter().filter(|row| extended.kind(row.oid).is_none()).collect();
         assert!(unknown.is_empty(), "{unknown:?}");
     })
@@ -392,25 +392,6 @@ fn parse(json: &str) -> Option<serde_json::Value> {
 
 async fn read_catalog(client: &Client) -> TypeCatalog {
     let mut catalog = TypeCatalog::builtin();
-    catalog.extend(read_rows(client).await);
+    catalog.extend(oracle::types(client).await);
     catalog
-}
-
-async fn read_rows(client: &Client) -> Vec<TypeRow> {
-    let letter = |value: i8| u8::try_from(value).expect("a letter of ASCII");
-    let rows = client.query(TypeCatalog::QUERY, &[]).await.expect("the catalog is read");
-    rows.iter()
-        .map(|row| TypeRow {
-            oid: row.get(0),
-            name: row.get(1),
-            namespace: row.get(2),
-            typtype: letter(row.get(3)),
-            category: letter(row.get(4)),
-            element: row.get(5),
-            base: row.get(6),
-            delimiter: letter(row.get(7)),
-            length: row.get(8),
-            output: row.get(9),
-        })
-        .collect()
 }

@@ -13,22 +13,13 @@ use crate::servers::{Database, Session};
 use crate::{Result, Settings, say, table};
 
 const CONTENDERS: [Kind; 3] = [Kind::Recvlogical, Kind::AtLeastOnce, Kind::ExactlyOnce];
-const TRANSACTION_ROWS: u64 = 100_000;
 /// Between two runs, for what the broker does behind them.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Transactions of 100k rows.
 pub fn bulk(settings: &Settings, report: &mut Report) -> Result<()> {
     let rows = settings.rows;
-    measure("bulk", rows, settings.runs, report, |session| {
-        let mut first = 1;
-        while first <= rows {
-            let last = rows.min(first + TRANSACTION_ROWS - 1);
-            table::insert(session, first, last)?;
-            first = last + 1;
-        }
-        Ok(())
-    })
+    measure("bulk", rows, settings.runs, report, |session| table::insert_in_bulk(session, rows))
 }
 
 /// Single-row transactions.

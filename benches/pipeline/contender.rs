@@ -4,11 +4,10 @@
 //! backlog and be run in turn. All of them read the same publication with the same options of pgoutput.
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::process::{Process, Taken};
+use crate::process::{self, Process, Taken};
 use crate::servers::{Database, kafka_brokers, postgres_program};
 use crate::{Result, hub, table};
 
@@ -137,19 +136,13 @@ impl Contender {
             Kind::AtLeastOnce => "at-least-once",
             Kind::Recvlogical => unreachable!("it is no delivery of Walgate's"),
         };
-        let path = self.folder.path().join("replication.toml");
-        fs::write(
-            &path,
-            format!(
-                "[source]\nname = \"{name}\"\nurl = \"{url}\"\nslot = \"{name}\"\n\
+        let configuration = format!(
+            "[source]\nname = \"{name}\"\nurl = \"{url}\"\nslot = \"{name}\"\n\
                 publication = \"{publication}\"\nsnapshot = \"{snapshot}\"\n\n\
                 [hub]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\ndelivery = \"{delivery}\"\n\n\
                 [hub.properties]\n\"compression.type\" = \"lz4\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n"
-            ),
-        )?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-        command.arg("--config").arg(path).args(arguments).current_dir(self.folder.path());
-        Ok(command)
+        );
+        process::walgate(self.folder.path(), &configuration, arguments)
     }
 
     fn log(&self) -> PathBuf {

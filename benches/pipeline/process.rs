@@ -29,6 +29,15 @@ pub struct Taken {
     pub memory_peak_bytes: u64,
 }
 
+/// Walgate with this configuration, whose file is in `folder`.
+pub fn walgate(folder: &Path, configuration: &str, arguments: &[&str]) -> Result<Command> {
+    let path = folder.join("replication.toml");
+    fs::write(&path, configuration)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+    command.arg("--config").arg(path).args(arguments).current_dir(folder);
+    Ok(command)
+}
+
 /// A running process.
 pub struct Process {
     name: String,

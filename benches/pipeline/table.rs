@@ -16,6 +16,8 @@ pub(crate) use name;
 /// The table's name, and its publication's.
 pub const NAME: &str = name!();
 
+const TRANSACTION_ROWS: u64 = 100_000;
+
 /// Makes table and publication.
 pub fn create(session: &Session) -> Result<()> {
     create_table(session)?;
@@ -37,6 +39,17 @@ pub fn insert(session: &Session, first: u64, last: u64) -> Result<()> {
         "INSERT INTO {NAME} SELECT {} FROM generate_series({first}::bigint, {last}) i",
         values()
     ))
+}
+
+/// Inserts rows number 1 to `rows`, in transactions of 100k rows.
+pub fn insert_in_bulk(session: &Session, rows: u64) -> Result<()> {
+    let mut first = 1;
+    while first <= rows {
+        let last = rows.min(first + TRANSACTION_ROWS - 1);
+        insert(session, first, last)?;
+        first = last + 1;
+    }
+    Ok(())
 }
 
 /// Inserts rows number 1 to `count`, a transaction each.

@@ -16,13 +16,16 @@ pub mod sync_sequences;
 mod demo;
 
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::pipeline::Pipeline;
 
 /// Logical data replication for PostgreSQL: table by table, as events or as rows, exactly once
 #[derive(Debug, Parser)]
@@ -130,6 +133,34 @@ impl fmt::Display for Failure {
             }
         }
     }
+}
+
+/// The replicas' pipelines: all, or that of the replica with this name.
+///
+/// # Errors
+/// Usage: there is none.
+fn replicas(config: Config, name: Option<&str>) -> Result<Vec<Pipeline>, Failure> {
+    let mut pipelines = Pipeline::all(&Arc::new(config), false)?;
+    pipelines.retain(|pipeline| pipeline.replica.is_some());
+    if let Some(name) = name {
+        pipelines.retain(|pipeline| pipeline.short_name() == name);
+    }
+    if pipelines.is_empty() {
+        return Err(Failure::Usage(
+            "there is no such replica that a rule sends rows to\n  remedy: see [[replica]] and the rules with mode = \"replicate\" or \"both\"".into(),
+        ));
+    }
+    Ok(pipelines)
+}
+
+/// Prints a report to stdout, as one line of JSON or as `text` puts it.
+fn print<R: Serialize>(report: &R, as_json: bool, text: impl FnOnce(&R) -> String) {
+    let printed = match as_json {
+        true => format!("{}\n", serde_json::to_string(report).expect("plain data")),
+        false => text(report),
+    };
+    // A reader that has gone away does not want the rest.
+    let _ = std::io::stdout().write_all(printed.as_bytes());
 }
 
 /// Runs the command.

@@ -6,15 +6,11 @@
 //! (`sink/replica/sequences.rs`), so the order in which this and a pipeline's start do it is all one, and nothing that it
 //! writes is part of a checkpoint.
 
-use std::io::Write;
-use std::sync::Arc;
-
 use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
 use crate::config::Config;
-use crate::pipeline::Pipeline;
 use crate::pipeline::sequences::{self, SyncState, Synced};
 
 /// What `walgate sync-sequences` takes.
@@ -44,28 +40,13 @@ struct Report {
 /// # Errors
 /// [`Failure::Found`] when one was refused; usage: no such replica; as the connections.
 pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
-    let mut pipelines = Pipeline::all(&Arc::new(config), false)?;
-    pipelines.retain(|pipeline| pipeline.replica.is_some());
-    if let Some(name) = &arguments.replica {
-        pipelines.retain(|pipeline| pipeline.short_name() == name);
-    }
-    if pipelines.is_empty() {
-        return Err(Failure::Usage(
-            "there is no such replica that a rule sends rows to\n  remedy: see [[replica]] and the rules with mode = \"replicate\" or \"both\"".into(),
-        ));
-    }
+    let pipelines = super::replicas(config, arguments.replica.as_deref())?;
     let mut report = Report { done: true, sequences: Vec::new() };
     for pipeline in &pipelines {
         report.sequences.extend(sequences::sync(pipeline, arguments.margin).await?);
     }
     report.done = report.sequences.iter().all(|one| one.state != SyncState::Refused);
-    let text = if arguments.json {
-        format!("{}\n", serde_json::to_string(&report).expect("plain data"))
-    } else {
-        text(&report)
-    };
-    // A reader that has gone away does not want the rest.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    super::print(&report, arguments.json, text);
     if report.done { Ok(()) } else { Err(Failure::Found) }
 }
 

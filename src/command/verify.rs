@@ -7,8 +7,7 @@
 //! committed before the key was read there, and the source's row did not change meanwhile.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
-use std::sync::Arc;
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -106,16 +105,7 @@ enum What {
 /// # Errors
 /// [`Failure::Found`] when something differs; usage: no such table or replica; as the connections.
 pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
-    let mut pipelines = Pipeline::all(&Arc::new(config), false)?;
-    pipelines.retain(|pipeline| pipeline.replica.is_some());
-    if let Some(name) = &arguments.replica {
-        pipelines.retain(|pipeline| pipeline.short_name() == name);
-    }
-    if pipelines.is_empty() {
-        return Err(Failure::Usage(
-            "there is no such replica that a rule sends rows to\n  remedy: see [[replica]] and the rules with mode = \"replicate\" or \"both\"".into(),
-        ));
-    }
+    let pipelines = super::replicas(config, arguments.replica.as_deref())?;
     let mut report = Report { equal: true, tables: Vec::new() };
     for pipeline in &pipelines {
         report.tables.extend(compare(pipeline, arguments).await?);
@@ -127,13 +117,7 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), Failure> {
         )));
     }
     report.equal = report.tables.iter().all(|table| table.differing.is_empty() && table.parked.is_none());
-    let text = if arguments.json {
-        format!("{}\n", serde_json::to_string(&report).expect("plain data"))
-    } else {
-        text(&report)
-    };
-    // A reader that has gone away does not want the rest.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    super::print(&report, arguments.json, text);
     if report.equal { Ok(()) } else { Err(Failure::Found) }
 }
 

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::{Client, Config, NoTls};
+use walgate::route::value::{TypeCatalog, TypeRow};
 
 /// Runs `body` in a database of its own, which is dropped whatever happens in it.
 pub async fn in_own_database<F>(purpose: &str, session: &str, body: impl FnOnce(Client) -> F)
@@ -27,6 +28,26 @@ where
     if let Err(error) = outcome {
         std::panic::resume_unwind(error.into_panic());
     }
+}
+
+/// The server's types, as its catalog has them.
+pub async fn types(client: &Client) -> Vec<TypeRow> {
+    let letter = |value: i8| u8::try_from(value).expect("a letter of ASCII");
+    let rows = client.query(TypeCatalog::QUERY, &[]).await.expect("the catalog is read");
+    rows.iter()
+        .map(|row| TypeRow {
+            oid: row.get(0),
+            name: row.get(1),
+            namespace: row.get(2),
+            typtype: letter(row.get(3)),
+            category: letter(row.get(4)),
+            element: row.get(5),
+            base: row.get(6),
+            delimiter: letter(row.get(7)),
+            length: row.get(8),
+            output: row.get(9),
+        })
+        .collect()
 }
 
 async fn connect(config: &Config) -> Client {

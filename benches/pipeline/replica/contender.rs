@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::process::{Process, Taken};
+use crate::process::{self, Process, Taken};
 use crate::servers::{Database, Session};
 use crate::{Result, table};
 
@@ -209,19 +209,13 @@ impl Contender {
     fn walgate(&self, snapshot: &str, arguments: &[&str]) -> Result<Command> {
         let (name, source_url, target_url) = (&self.name, &self.source_url, self.target.url());
         let publication = table::NAME;
-        let path = self.folder.path().join("replication.toml");
-        fs::write(
-            &path,
-            format!(
-                "[source]\nname = \"{name}\"\nurl = \"{source_url}\"\nslot = \"{name}\"\n\
+        let configuration = format!(
+            "[source]\nname = \"{name}\"\nurl = \"{source_url}\"\nslot = \"{name}\"\n\
                 publication = \"{publication}\"\nsnapshot = \"{snapshot}\"\n\n\
                 [[replica]]\nname = \"replica\"\nurl = \"{target_url}\"\n\n\
                 [[table]]\nname = \"public.*\"\nmode = \"replicate\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n"
-            ),
-        )?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-        command.arg("--config").arg(path).args(arguments).current_dir(self.folder.path());
-        Ok(command)
+        );
+        process::walgate(self.folder.path(), &configuration, arguments)
     }
 
     fn log(&self) -> PathBuf {

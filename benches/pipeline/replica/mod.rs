@@ -21,7 +21,6 @@ use crate::{Result, Settings, say, table};
 pub use copy::{PSQL, run as copy};
 pub use lag::run as lag;
 
-const TRANSACTION_ROWS: u64 = 100_000;
 /// Between two runs, for what a server does behind them.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The table whose one row is the backlog's last transaction.
@@ -31,13 +30,7 @@ const END: &str = "bench_end";
 pub fn bulk(settings: &Settings, report: &mut Report) -> Result<()> {
     let rows = settings.rows;
     drain(Backlog { name: "bulk", there_before: 0, changes: rows }, settings, report, |session| {
-        let mut first = 1;
-        while first <= rows {
-            let last = rows.min(first + TRANSACTION_ROWS - 1);
-            table::insert(session, first, last)?;
-            first = last + 1;
-        }
-        Ok(())
+        table::insert_in_bulk(session, rows)
     })
 }
 
