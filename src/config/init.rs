@@ -102,7 +102,7 @@ url = @URL@
 # snapshot_workers = 2                 # 1 to 32
 # snapshot_range_rows = 2000000        # larger tables are copied to replicas in ranges of the key; 0: never
 # bigint = "number"                    # or "string", for consumers that lose digits over 2^53
-# backlog_reader = "auto"              # only a choice of speed: this version always reads by the stream
+# backlog_reader = "auto"              # a slot that is far behind is read by SQL, in bulk; or "off"
 
 "#;
 

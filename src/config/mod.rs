@@ -27,7 +27,7 @@ pub use fault::{ConfigError, Fault, Faults};
 pub use hub::{Delivery, FileHub, Format, Hub, HubKind, KafkaHub};
 pub use limits::{Admin, Limits, parse_duration};
 pub use replica::{OnConflict, OnSchemaChange, OnTableError, Replica};
-pub use source::{Publication, SecretUrl, SnapshotMode, Source};
+pub use source::{BacklogReader, Publication, SecretUrl, SnapshotMode, Source};
 pub use table::{
     ColumnSet, Destination, Mode, OnUnknownOld, Partitions, Pushdown, TableRule, choose, choose_of_leaf,
 };

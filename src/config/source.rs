@@ -24,6 +24,10 @@ pub struct Source {
     /// A table with more rows is copied to a replica in ranges of about so many, where the order of its key is certain;
     /// 0: never.
     pub snapshot_range_rows: u64,
+    /// Whether a backlog may be read by SQL.
+    pub backlog_reader: BacklogReader,
+    /// What decoding a backlog by SQL may take on the source's disk at a time; above it, it is read by the stream.
+    pub backlog_temp_bytes_max: u64,
     /// `bigint = "string"`: int8 values as JSON strings, for consumers that lose digits over 2^53.
     pub bigint_as_string: bool,
 }
@@ -35,6 +39,15 @@ pub enum Publication {
     Managed,
     /// An administrator did, under this name.
     Existing(String),
+}
+
+/// How a backlog is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BacklogReader {
+    /// By the SQL functions of logical decoding, where they can be used; else by the stream.
+    Auto,
+    /// By the stream.
+    Off,
 }
 
 /// Whether existing rows are copied before the stream.
@@ -77,6 +90,9 @@ impl fmt::Display for SecretUrl {
 /// Seconds of copying, which is what the rest of the stream waits for, and what a crash costs.
 const SNAPSHOT_RANGE_ROWS: u64 = 2_000_000;
 
+/// What any server has to spare, and more than any chunk needs without a huge transaction.
+const BACKLOG_TEMP_BYTES_MAX: u64 = 1 << 30;
+
 /// More than any table has, and within an int8.
 const SNAPSHOT_RANGE_ROWS_MAX: u64 = 1_000_000_000_000;
 
@@ -89,9 +105,6 @@ const IDENTIFIER_LENGTH_MAX: usize = 63;
 pub(super) fn read(section: &Section<'_>) -> Source {
     section.allow(schema::SOURCE);
     refuse_later(section);
-    // Only a hint to the reader of a backlog, which this version always reads by the stream.
-    section.choice("backlog_reader", &[("auto", ()), ("off", ())], &[]);
-    section.integer("backlog_temp_bytes_max", 0..=u64::MAX);
     Source {
         name: read_name(section),
         url: read_url(section),
@@ -107,6 +120,12 @@ pub(super) fn read(section: &Section<'_>) -> Source {
         snapshot_range_rows: section
             .integer("snapshot_range_rows", 0..=SNAPSHOT_RANGE_ROWS_MAX)
             .unwrap_or(SNAPSHOT_RANGE_ROWS),
+        backlog_reader: section
+            .choice("backlog_reader", &[("auto", BacklogReader::Auto), ("off", BacklogReader::Off)], &[])
+            .unwrap_or(BacklogReader::Auto),
+        backlog_temp_bytes_max: section
+            .integer("backlog_temp_bytes_max", 0..=u64::MAX)
+            .unwrap_or(BACKLOG_TEMP_BYTES_MAX),
         bigint_as_string: section
             .choice("bigint", &[("number", false), ("string", true)], &[])
             .unwrap_or(false),

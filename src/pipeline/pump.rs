@@ -28,6 +28,7 @@ use crate::route::template::{Topic, TopicTemplate};
 use crate::route::value::Style;
 use crate::route::{Route, Router, RowMessage};
 use crate::sink::checkpoint::{Checkpoint, Phase, TableState};
+use crate::wal::backlog::Backlog;
 use crate::wal::connection::ReplicationStream;
 use crate::wal::frame::Frame;
 use crate::wal::pgoutput::{Message, Relation, decode};
@@ -69,13 +70,19 @@ pub trait WalSource {
     /// The next whole frame, borrowed where it was received; `None`: none is here.
     ///
     /// # Errors
-    /// What ended the source.
-    fn next_frame(&mut self) -> Result<Option<&[u8]>>;
+    /// What ended the source; definite: a malformed frame.
+    fn next_frame(&mut self) -> Result<Option<Frame<'_>>>;
 }
 
 impl WalSource for ReplicationStream {
-    fn next_frame(&mut self) -> Result<Option<&[u8]>> {
-        ReplicationStream::next_frame(self)
+    fn next_frame(&mut self) -> Result<Option<Frame<'_>>> {
+        Ok(ReplicationStream::next_frame(self)?.map(Frame::decode).transpose()?)
+    }
+}
+
+impl WalSource for Backlog {
+    fn next_frame(&mut self) -> Result<Option<Frame<'_>>> {
+        Backlog::next_frame(self)
     }
 }
 
@@ -200,8 +207,8 @@ impl Pump {
             if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.len() >= self.batch_events_max {
                 return Ok(Pumped::Full);
             }
-            let Some(bytes) = source.next_frame()? else { return Ok(Pumped::Dry) };
-            match Frame::decode(bytes)? {
+            let Some(frame) = source.next_frame()? else { return Ok(Pumped::Dry) };
+            match frame {
                 Frame::Keepalive { wal_end, reply_requested, .. } => {
                     self.source_lsn = self.source_lsn.max(wal_end);
                     self.reply_requested |= reply_requested;
@@ -392,6 +399,12 @@ impl Pump {
     /// Every transaction received so far has ended.
     fn mark_whole(&mut self) {
         self.batch.rows.whole = Some((self.batch.rows.changes.len(), self.progress));
+    }
+
+    /// From here on another source is read, that may send again what was received. Every transaction has ended.
+    pub fn skip_received(&mut self) {
+        assert!(!self.transactions.is_open(), "a source is left between two transactions");
+        self.resume = self.resume.max(self.progress.position);
     }
 
     /// Tells it what to do with a relation's changes; `None`: none may come.

@@ -56,6 +56,17 @@ impl fmt::Display for State {
     }
 }
 
+/// How the slot is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reading {
+    /// By the walsender's stream.
+    #[default]
+    Stream,
+    /// A backlog, by the SQL functions of logical decoding.
+    Sql,
+}
+
 /// Progress of the copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyProgress {
@@ -103,6 +114,8 @@ pub struct PipelineStatus {
     pub sink: Cow<'static, str>,
     /// See [`State`].
     pub state: State,
+    /// How its changes are read.
+    pub reader: Reading,
     /// Confirmed to the source.
     pub confirmed_lsn: Lsn,
     /// Received from the source.

@@ -1,13 +1,14 @@
 //! Stage `wal`: the bytes of a logical slot, and the connections they come through.
 //!
-//! Two sources of one byte stream are foreseen: the walsender ([`connection`]), and the SQL reader of
-//! backlogs, which comes later and gives the same messages (EXACTLY_ONCE.md, "Positions").
+//! Two sources of one byte stream: the walsender ([`connection`]), and the SQL reader of backlogs ([`backlog`]), which
+//! gives the same messages (EXACTLY_ONCE.md, "Positions").
 
 pub mod url;
 pub mod tls;
 pub mod sqlstate;
 pub mod client;
 pub mod connection;
+pub mod backlog;
 pub mod sql;
 
 pub mod cursor;

@@ -23,7 +23,8 @@ pub const UNDEFINED_OBJECT: &str = "42704";
 pub const OBJECT_IN_USE: &str = "55006";
 const DATABASE_MISSING: &str = "3D000";
 const PREREQUISITE_STATE: &str = "55000";
-const CONFIGURATION_LIMIT: &str = "53400";
+/// A limit of the configuration: slots, or temporary files.
+pub const CONFIGURATION_LIMIT: &str = "53400";
 const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// An error or a notice as the server sent it. Prints message and code; the detail, which may hold

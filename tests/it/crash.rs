@@ -50,6 +50,8 @@ impl Mode {
             _ if failpoint.starts_with("file.") => self == Mode::File,
             // Not a hub's: tests/replica_live.rs dies there.
             _ if failpoint.starts_with("replica.") => false,
+            // Of a slot that is far behind: backlog.rs dies there.
+            _ if failpoint.starts_with("backlog.") => false,
             _ => true,
         }
     }
@@ -167,7 +169,8 @@ fn case_s3_crash_at_every_failpoint_kafka_at_least_once() {
 
 #[test]
 fn every_failpoint_is_on_somebodys_way() {
-    for name in walgate::failpoint::NAMES.iter().filter(|name| !name.starts_with("replica.")) {
+    let is_elsewhere = |name: &str| ["replica.", "backlog."].iter().any(|prefix| name.starts_with(prefix));
+    for name in walgate::failpoint::NAMES.iter().filter(|name| !is_elsewhere(name)) {
         assert!(
             [Mode::File, Mode::ExactlyOnce, Mode::AtLeastOnce].iter().any(|mode| mode.passes(name)),
             "{name}"

@@ -17,6 +17,7 @@ mod messages;
 mod copy;
 mod values;
 mod crash;
+mod backlog;
 mod faults;
 mod replicate;
 mod ranges;

@@ -161,7 +161,7 @@ async fn agreement(pipeline: &Pipeline, source: &SourceView, stored: Option<&Sto
             report.error("source.slot", &error, "");
         }
     }
-    source::free_slots(source, needs_copy, report);
+    source::free_slots(pipeline, source, needs_copy, report);
 }
 
 async fn admin_port(pipeline: &Pipeline, report: &Report) {

@@ -4,6 +4,7 @@
 
 use super::report::Report;
 use super::{publication, tables};
+use crate::config::BacklogReader;
 use crate::pipeline::Pipeline;
 use crate::pipeline::tables::MatchedTable;
 use crate::wal::client::{Client, classify, connect};
@@ -109,7 +110,7 @@ pub async fn examine(pipeline: &Pipeline, report: &Report) -> Option<SourceView>
 }
 
 /// Are there slots and walsenders enough? A copy needs one of each beside the stream's.
-pub fn free_slots(view: &SourceView, needs_copy: bool, report: &Report) {
+pub fn free_slots(pipeline: &Pipeline, view: &SourceView, needs_copy: bool, report: &Report) {
     let Server { slots_max, slots_used, senders_max, senders_used, .. } = &view.server;
     let (slots_free, senders_free) = (slots_max - slots_used, senders_max - senders_used);
     let copies = i32::from(needs_copy);
@@ -120,6 +121,15 @@ pub fn free_slots(view: &SourceView, needs_copy: bool, report: &Report) {
             "source.slot",
             format!("{slots_free} replication slots of {slots_max} are free, {slots_needed} are needed (one for the stream, one for the initial copy while it lasts)"),
             format!("drop a slot that nobody needs (SELECT slot_name, active FROM pg_replication_slots), or: ALTER SYSTEM SET max_replication_slots = {}; and restart the server", slots_used + slots_needed),
+        );
+    }
+    let is_read_by_sql = pipeline.config.source.backlog_reader == BacklogReader::Auto;
+    // What a copy needs is free again after it.
+    if is_read_by_sql && slots_free >= slots_needed && slots_free == slots_needed - copies {
+        report.warning(
+            "source.backlog_reader",
+            format!("no replication slot of {slots_max} is left to read a backlog by SQL: it is read by the stream, which takes longer"),
+            format!("ALTER SYSTEM SET max_replication_slots = {}; and restart the server; or write backlog_reader = \"off\"", slots_max + 1),
         );
     }
     if senders_free < senders_needed {

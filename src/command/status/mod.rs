@@ -23,7 +23,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::guard;
 use crate::pipeline::parking;
 use crate::pipeline::start::blocking;
-use crate::pipeline::status::{CopyProgress, ParkedTable, PipelineStatus, State};
+use crate::pipeline::status::{CopyProgress, ParkedTable, PipelineStatus, Reading, State};
 use crate::pipeline::tables::{self, rule_of};
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, Stored};
 use crate::sink::destination;
@@ -68,6 +68,8 @@ struct PipelineReport {
     /// The session that holds the pipeline's lock on the source.
     holder: Option<Holder>,
     slot: Option<SlotState>,
+    /// How the process at hand reads the slot.
+    reader: Option<Reading>,
     retained_wal_bytes: Option<i64>,
     confirmed_lsn: Option<Lsn>,
     received_lsn: Option<Lsn>,
@@ -266,6 +268,10 @@ fn describe(
         confirmed_lsn,
         source_lsn,
         received_lsn: process.as_ref().map(|process| process.received_lsn),
+        reader: process
+            .as_ref()
+            .filter(|process| process.state == State::Streaming)
+            .map(|process| process.reader),
         lag_seconds: process
             .as_ref()
             .filter(|process| process.state != State::Standby)

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{PipelineReport, Process, Report};
-use crate::pipeline::status::ParkedTable;
+use crate::pipeline::status::{ParkedTable, Reading};
 use crate::wal::slot::SlotState;
 use crate::wal::timestamp::Timestamp;
 
@@ -81,6 +81,9 @@ fn state(report: &PipelineReport) -> String {
     match report.process {
         Some(Process::Here) if report.state == crate::pipeline::status::State::Standby => {
             format!("standby here, running elsewhere{holder}")
+        }
+        Some(Process::Here) if report.reader == Some(Reading::Sql) => {
+            format!("{}, a backlog by SQL", report.state)
         }
         Some(Process::Here) => report.state.to_string(),
         Some(Process::Elsewhere) => format!("{}, running elsewhere{holder}", report.state),

@@ -151,7 +151,7 @@ impl<'w> Walsender<'w> {
 }
 
 impl WalSource for Walsender<'_> {
-    fn next_frame(&mut self) -> Result<Option<&[u8]>> {
+    fn next_frame(&mut self) -> Result<Option<Frame<'_>>> {
         while self.queue.is_empty() && self.next < self.visible {
             self.decode_next();
         }
@@ -162,6 +162,6 @@ impl WalSource for Walsender<'_> {
         self.whole_lsn = end_lsn.unwrap_or(self.whole_lsn);
         self.arrived -= 1;
         self.current = frame;
-        Ok(Some(&self.current))
+        Ok(Some(Frame::decode(&self.current)?))
     }
 }

@@ -7,6 +7,7 @@
 //! - nothing but a receipt moves what is confirmed, and the loop never waits for the sink alone, so
 //!   that a status goes out at least every 10 s however long the sink takes (FIELD_NOTES 2).
 
+mod reader;
 mod tables;
 
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::indexes::Indexes;
 use super::inflow::Inflow;
 use super::pump::{Pump, PumpSettings, Pumped};
 use super::start::{STREAM_OPTIONS, Started};
-use super::status::State;
+use super::status::{Reading, State};
 use super::{Ended, Pipeline, Wish, drain_wished};
 use crate::engine::metrics;
 use crate::error::{Error, Result};
@@ -33,10 +34,10 @@ use crate::sink::Outcome;
 use crate::sink::checkpoint::TableState;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
-use crate::wal::frame::StandbyStatus;
 use crate::wal::lock::Lock;
 use crate::wal::slot;
 use crate::wal::timestamp::now;
+use reader::Reader;
 
 /// A status goes out at least this often, or three times in the source's `wal_sender_timeout`, which is 60 s by
 /// default: while the sink is blocked nothing is read, so no request for a status is seen either.
@@ -83,14 +84,14 @@ pub async fn run(
         Ok(ended) => stream.drain(lock).await.map(|()| ended),
         Err(error) => Err(error),
     };
-    stream.connection.close().await;
+    stream.reader.close().await;
     outcome
 }
 
 struct Stream<'p> {
     pipeline: &'p Pipeline,
     started: Started,
-    connection: ReplicationStream,
+    reader: Reader,
     pump: Pump,
     free: Vec<Batch>,
     clock: Instant,
@@ -111,20 +112,17 @@ impl<'p> Stream<'p> {
         let slot_name = &pipeline.slot;
         free_slot(&started.client, slot_name).await?;
         let confirmed = confirmed_lsn(&started.client, slot_name).await?;
-        let mut replication =
-            ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
-        let status_time = status_time(&mut replication).await?;
-        let publication_names = pipeline.publications.option();
-        let mut options = STREAM_OPTIONS.to_vec();
-        options.push(("publication_names", &publication_names));
-        // From 0/0, so from what is confirmed: the transaction of the checkpoint is sent again where
-        // it can be, and so a source with another history shows itself.
-        let connection = replication
-            .start_replication(slot_name, Lsn::ZERO, &options)
-            .await
-            .map_err(|error| error.context(format_args!("slot {slot_name}")))?;
-        let confirmed_now = confirmed_lsn(&started.client, slot_name).await?;
-        guard::not_moved_by_others(slot_name, confirmed_now, started.checkpoint.safe_lsn)?;
+        let safe_lsn = started.checkpoint.safe_lsn;
+        let (reader, status_time) = match reader::backlog(pipeline, &started.client, safe_lsn).await? {
+            Some(backlog) => {
+                not_moved_by_others(pipeline, &started.client, safe_lsn).await?;
+                (Reader::Backlog(backlog), STATUS_TIME_MAX)
+            }
+            // From 0/0, so from what is confirmed: the transaction of the checkpoint is sent again where
+            // it can be, and so a source with another history shows itself.
+            None => start_stream(pipeline, &started.client, Lsn::ZERO, safe_lsn).await?,
+        };
+        pipeline.status.update(|status| status.reader = reading(&reader));
         let caught_up = match pipeline.until_caught_up {
             true => Some(emit_target(pipeline).await?),
             false => None,
@@ -148,7 +146,7 @@ impl<'p> Stream<'p> {
             pump: Pump::new(&settings, started.labels.clone(), &started.checkpoint, first, caught_up)?,
             pipeline,
             started,
-            connection,
+            reader,
             free: Vec::new(),
             clock: now,
             status_time,
@@ -170,7 +168,7 @@ impl<'p> Stream<'p> {
         let mut inflow = Inflow::default();
         let mut has_backlog = false;
         loop {
-            let is_full = match self.pump.pump(&mut self.connection)? {
+            let is_full = match self.pump.pump(&mut self.reader)? {
                 Pumped::Full => true,
                 Pumped::Dry => false,
                 Pumped::Relation(relation) => {
@@ -209,6 +207,12 @@ impl<'p> Stream<'p> {
             {
                 return Ok(Ended::CaughtUp);
             }
+            if !is_full && self.reader.over().is_some() {
+                if !self.go_on_by_stream(wish).await? {
+                    return Ok(Ended::Drained);
+                }
+                continue;
+            }
             if is_full {
                 // Not read, so not silent: it is the sink that keeps us.
                 self.received_at = Instant::now();
@@ -243,12 +247,18 @@ impl<'p> Stream<'p> {
                         Err(ended) => return Err(self.sink_error(ended).await),
                     }
                 }
-                filled = self.connection.fill(), if !is_full => {
+                filled = self.reader.fill(), if !is_full => {
                     let bytes = filled?;
                     self.received_at = Instant::now();
                     self.asked_at = None;
-                    has_backlog = inflow.received(bytes, self.clock.elapsed());
                     metrics::bytes_read(&self.pipeline.slot, bytes);
+                    if self.reader.is_backlog() {
+                        // It comes in bulk, from a thread that drains the socket.
+                        has_backlog = true;
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    has_backlog = inflow.received(bytes, self.clock.elapsed());
                     if has_backlog {
                         // Shorter than a timer's tick, and this thread is the pipeline's own.
                         std::thread::sleep(PACE);
@@ -263,7 +273,7 @@ impl<'p> Stream<'p> {
 
     /// Has the source answer what only it can say of the batch's rows.
     async fn decide(&mut self) -> Result<()> {
-        let Stream { asker, started, pump, connection, status_time, status_at, .. } = self;
+        let Stream { asker, started, pump, reader, status_time, status_at, .. } = self;
         let Some(batch) = pump.undecided() else { return Ok(()) };
         let confirmed = started.ledger.confirmed_lsn();
         let received = pump.received_lsn();
@@ -274,13 +284,36 @@ impl<'p> Stream<'p> {
                     answers = &mut answering => break answers?,
                     // The source's own time-out goes on meanwhile.
                     () = tokio::time::sleep(*status_time) => {
-                        connection.send_copy_data(&status(received, confirmed, false)).await?;
+                        reader.confirm(received, confirmed, false).await?;
                         *status_at = Instant::now();
                     }
                 }
             }
         };
         pump.decide(&answers)
+    }
+
+    /// The reader of backlogs is done: the stream goes on where its last whole chunk ended. False: asked to drain meanwhile.
+    async fn go_on_by_stream(&mut self, wish: &mut watch::Receiver<Wish>) -> Result<bool> {
+        let Stream { pipeline, started, reader, pump, .. } = self;
+        let Reader::Backlog(backlog) = reader else { return Ok(true) };
+        let why = backlog.over().unwrap_or_default().to_owned();
+        let confirmed = started.ledger.confirmed_lsn();
+        tokio::select! {
+            biased;
+            () = drain_wished(wish) => return Ok(false),
+            // So that the server need not read all of it once more.
+            () = backlog.finish(confirmed) => {}
+        }
+        let start = backlog.read_to();
+        failpoint::hit("backlog.before-stream");
+        free_slot(&started.client, &pipeline.slot).await?;
+        tracing::info!(pipeline = pipeline.slot, %start, "reading by the stream from here on: {why}");
+        pump.skip_received();
+        (*reader, self.status_time) = start_stream(pipeline, &started.client, start, confirmed).await?;
+        self.received_at = Instant::now();
+        self.pipeline.status.update(|status| status.reader = Reading::Stream);
+        Ok(true)
     }
 
     fn hand_over(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
@@ -329,6 +362,10 @@ impl<'p> Stream<'p> {
         if since >= self.status_time || (confirms_more && since >= STATUS_TIME_MIN) {
             self.send_status(false).await?;
         }
+        if self.reader.is_backlog() {
+            // The server decodes a chunk before it sends any of it; that it is there, the lock's connection says.
+            self.received_at = Instant::now();
+        }
         let silence = self.received_at.elapsed();
         if silence >= RECEIVE_TIME_MAX {
             return Err(Error::transient(format!("the source has sent nothing for {} s", silence.as_secs())));
@@ -349,7 +386,7 @@ impl<'p> Stream<'p> {
     /// PostgreSQL 18 only warns of a publication that the WAL does not know yet, and then drops
     /// changes without a word; earlier versions fail (FIELD_NOTES 2).
     fn heed_notices(&mut self) -> Result<()> {
-        for notice in self.connection.take_notices() {
+        for notice in self.reader.take_notices() {
             if notice.message.contains("publication") {
                 return Err(Error::definite(format!("slot {}: changes would be missing", self.pipeline.slot))
                     .with_source(notice)
@@ -382,8 +419,7 @@ impl<'p> Stream<'p> {
     async fn send_status(&mut self, reply_requested: bool) -> Result<()> {
         failpoint::hit("stream.before-status");
         let confirmed = self.started.ledger.confirmed_lsn();
-        let bytes = status(self.pump.received_lsn(), confirmed, reply_requested);
-        self.connection.send_copy_data(&bytes).await?;
+        self.reader.confirm(self.pump.received_lsn(), confirmed, reply_requested).await?;
         self.status_at = Instant::now();
         self.status_lsn = confirmed;
         failpoint::hit("stream.after-status");
@@ -428,22 +464,40 @@ impl<'p> Stream<'p> {
                 }
             }
         }
-        self.send_status(false).await
+        self.send_status(false).await?;
+        self.reader.finish(self.started.ledger.confirmed_lsn()).await;
+        Ok(())
     }
 }
 
-/// A standby status, encoded.
-fn status(received: Lsn, confirmed: Lsn, reply_requested: bool) -> Vec<u8> {
-    let status = StandbyStatus {
-        write: received.max(confirmed),
-        flush: confirmed,
-        apply: confirmed,
-        client_time: now(),
-        reply_requested,
-    };
-    let mut bytes = Vec::with_capacity(40);
-    status.encode(&mut bytes);
-    bytes
+/// Starts the stream at `start`, 0/0 for where the slot is confirmed; how often it wants a status.
+async fn start_stream(
+    pipeline: &Pipeline,
+    client: &Client,
+    start: Lsn,
+    safe_lsn: Lsn,
+) -> Result<(Reader, Duration)> {
+    let slot_name = &pipeline.slot;
+    let mut replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
+    let status_time = status_time(&mut replication).await?;
+    let publication_names = pipeline.publications.option();
+    let mut options = STREAM_OPTIONS.to_vec();
+    options.push(("publication_names", &publication_names));
+    let stream: ReplicationStream = replication
+        .start_replication(slot_name, start, &options)
+        .await
+        .map_err(|error| error.context(format_args!("slot {slot_name}")))?;
+    not_moved_by_others(pipeline, client, safe_lsn).await?;
+    Ok((Reader::Stream(stream), status_time))
+}
+
+async fn not_moved_by_others(pipeline: &Pipeline, client: &Client, safe_lsn: Lsn) -> Result<()> {
+    let confirmed = confirmed_lsn(client, &pipeline.slot).await?;
+    guard::not_moved_by_others(&pipeline.slot, confirmed, safe_lsn)
+}
+
+fn reading(reader: &Reader) -> Reading {
+    if reader.is_backlog() { Reading::Sql } else { Reading::Stream }
 }
 
 /// Who holds the lock may end a walsender that a vanished predecessor left behind: it would live on

@@ -8,7 +8,7 @@ use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message}
 use super::ReplicationConnection;
 use super::link::{Answer, malformed};
 use crate::error::Result;
-use crate::wal::sqlstate::ServerError;
+use crate::wal::sqlstate::{Notice, ServerError};
 
 /// The rows of one COPY. Made by [`ReplicationConnection::copy_out`].
 pub struct CopyOut<'c> {
@@ -58,6 +58,11 @@ impl<'c> CopyOut<'c> {
                 },
             }
         }
+    }
+
+    /// Notices and warnings since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        self.connection.link.take_notices()
     }
 
     /// One read of what the server has sent; how many bytes.

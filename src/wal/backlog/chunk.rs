@@ -1,0 +1,133 @@
+//! How large the next chunk should be.
+//!
+//! Every chunk reads the WAL again from the slot's `restart_lsn`, which moves only where the server has written down its
+//! running transactions (every 15 s, and at checkpoints) and which an open transaction holds back. So a small chunk may read
+//! much for little; a large one takes room on the source, and beyond what fits into the reader's queue the server waits for
+//! the destination instead of decoding the next one. Comes in: what the last chunk was. Goes out: how many messages next.
+
+use crate::lsn::Lsn;
+
+/// Never more messages than this: `pg_logical_slot_get_binary_changes` takes an int4.
+const CHANGES_MAX: u64 = 1_000_000_000;
+/// Reading again is cheaper than decoding, by about this factor: above it a chunk grows beyond the queue.
+const REREAD_RATIO_MAX: u64 = 4;
+/// So near to the end of WAL the stream goes on, in bytes.
+const NEAR_BYTES: u64 = 1 << 20;
+/// As far from it as it may have to. A source that writes more than this while a chunk is decoded is too much for the stream.
+const REST_BYTES: u64 = 16 << 20;
+/// A chunk should take at most this part of what it may take on the source: its size is only foreseen.
+const TEMP_PART: u64 = 2;
+
+/// What bounds chunks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub changes_min: u64,
+    pub queue_bytes_max: u64,
+    pub temp_bytes_max: u64,
+}
+
+/// A chunk that was received whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunk {
+    /// Messages in it.
+    pub changes: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Where the one before it ended.
+    pub read_from: Lsn,
+    /// Where it ended.
+    pub read_to: Lsn,
+    /// From where the next one reads.
+    pub restart_lsn: Lsn,
+    /// The end of WAL.
+    pub source_lsn: Lsn,
+}
+
+impl Chunk {
+    /// Whether the stream may take over: next to nothing is left, or little, and it does not become less: what is written
+    /// while a chunk is decoded, which a source that is busy never ends.
+    pub(super) fn is_near_end(&self) -> bool {
+        let left = self.source_lsn.bytes_since(self.read_to);
+        let read_new = self.read_to.bytes_since(self.read_from);
+        left <= NEAR_BYTES || (left <= REST_BYTES && left.saturating_mul(2) >= read_new)
+    }
+
+    /// How many messages the next one should have, after one that was to have `changes`.
+    pub(super) fn next(&self, changes: u64, bounds: Bounds) -> u64 {
+        if self.changes == 0 {
+            return changes;
+        }
+        let read_new = self.read_to.bytes_since(self.read_from).max(1);
+        let read_again = self.read_to.bytes_since(self.restart_lsn);
+        // As many messages as lie in so many bytes of WAL, or make so many bytes here.
+        let in_wal = |bytes: u64| scaled(bytes, self.changes, read_new);
+        let sent = |bytes: u64| scaled(bytes, self.changes, self.bytes.max(1));
+        let wanted = in_wal(read_again).min(sent(bounds.queue_bytes_max));
+        let needed = in_wal(read_again / REREAD_RATIO_MAX).max(bounds.changes_min);
+        let room = sent(bounds.temp_bytes_max / TEMP_PART).max(1);
+        wanted.max(needed).min(room).min(CHANGES_MAX)
+    }
+}
+
+/// `value * times / by`.
+fn scaled(value: u64, times: u64, by: u64) -> u64 {
+    u64::try_from(u128::from(value) * u128::from(times) / u128::from(by)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds =
+        Bounds { changes_min: 100_000, queue_bytes_max: 64 << 20, temp_bytes_max: 1 << 30 };
+
+    /// A message is 200 bytes of WAL and 200 bytes here.
+    fn chunk(changes: u64, read_again: u64) -> Chunk {
+        let read_to = Lsn(1 << 40);
+        Chunk {
+            changes,
+            bytes: changes * 200,
+            read_from: Lsn(read_to.0 - changes * 200),
+            read_to,
+            restart_lsn: Lsn(read_to.0 - read_again),
+            source_lsn: Lsn(1 << 41),
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_small_while_little_is_read_again() {
+        assert_eq!(chunk(100_000, 0).next(100_000, BOUNDS), 100_000);
+        assert_eq!(chunk(400_000, 1 << 20).next(400_000, BOUNDS), 100_000, "and becomes small again");
+    }
+
+    #[test]
+    fn it_grows_with_what_is_read_again_while_it_fits_the_queue() {
+        assert_eq!(chunk(100_000, 40_000_000).next(100_000, BOUNDS), 200_000);
+        assert_eq!(chunk(200_000, 80_000_000).next(200_000, BOUNDS), (64 << 20) / 200);
+    }
+
+    #[test]
+    fn an_open_transaction_makes_it_grow_beyond_the_queue_and_not_beyond_its_room() {
+        assert_eq!(chunk(300_000, 800_000_000).next(300_000, BOUNDS), 1_000_000);
+        assert_eq!(chunk(1_000_000, 1 << 40).next(1_000_000, BOUNDS), (1 << 29) / 200);
+        let little = Bounds { temp_bytes_max: 0, ..BOUNDS };
+        assert_eq!(chunk(100_000, 0).next(100_000, little), 1, "at least one transaction");
+    }
+
+    #[test]
+    fn the_stream_takes_over_when_the_rest_is_small_or_becomes_no_smaller() {
+        let near = |read: u64, left: u64| {
+            let chunk = chunk(read / 200, 0);
+            Chunk { source_lsn: Lsn(chunk.read_to.0 + left), ..chunk }.is_near_end()
+        };
+        assert!(near(1 << 30, 0) && near(1 << 30, 1 << 20));
+        assert!(!near(64 << 20, 16 << 20), "four times as fast as it is written");
+        assert!(near(20 << 20, 16 << 20), "a steady state");
+        assert!(!near(20 << 20, 17 << 20), "more than the stream could read");
+    }
+
+    #[test]
+    fn a_chunk_without_messages_changes_nothing() {
+        assert_eq!(chunk(0, 1 << 30).next(100_000, BOUNDS), 100_000);
+    }
+}

@@ -1,0 +1,131 @@
+//! The second session beside a backlog's reader: moves the slot, and looks after the reader's session.
+//!
+//! Comes in: what is durable, and how far the reader is. Goes out: `pg_replication_slot_advance`, every 30 s; the end of
+//! the reader where a transaction is too large for the source's disk. It is the reader's own role, so it may end its session.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::Result;
+use crate::failpoint;
+use crate::lsn::Lsn;
+use crate::wal::client::{Client, classify};
+
+/// The slot is moved this often: each time the server reads the WAL from `restart_lsn` to there once more.
+const ADVANCE_TIME: Duration = Duration::from_secs(30);
+/// Between two looks at what a chunk has spilled.
+const LOOK_TIME: Duration = Duration::from_secs(1);
+/// How long the end of the reader's session is waited for.
+const TERMINATE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Never back: another process that moved it is for the guard to name (`pipeline/guard.rs`).
+const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(s.slot_name, $2::text::pg_lsn) \
+FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.confirmed_flush_lsn < $2::text::pg_lsn";
+/// What the decoder wrote to disk of transactions that do not fit into `logical_decoding_work_mem`.
+const SPILLED: &str =
+    "SELECT s.spill_bytes FROM pg_catalog.pg_stat_replication_slots s WHERE s.slot_name = $1";
+const TERMINATE: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid, 2000) \
+FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1 AND a.application_name = $2";
+
+/// How far the reader is; both run on one thread.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Chunks asked for.
+    pub chunk: Cell<u64>,
+    /// Messages that have come of the last one.
+    pub changes: Cell<u64>,
+    /// It is to be the last.
+    pub is_last: Cell<bool>,
+}
+
+pub(super) struct Control {
+    pub client: Client,
+    pub slot: String,
+    /// The reader's own.
+    pub temporary_slot: String,
+    pub reader_pid: i32,
+    pub reader_name: String,
+    pub temp_bytes_max: u64,
+}
+
+impl Control {
+    /// Moves the slot by and by; resolves when the chunk that is being decoded takes too much of the source's disk, saying so.
+    ///
+    /// # Errors
+    /// Definite: the slot cannot be moved. Transient: the connection broke.
+    pub(super) async fn watch(&self, progress: &Progress, confirmed: watch::Receiver<Lsn>) -> Result<String> {
+        let mut advanced_at = Instant::now();
+        let mut looked_at = (1, 0);
+        loop {
+            tokio::time::sleep(LOOK_TIME).await;
+            if advanced_at.elapsed() >= ADVANCE_TIME {
+                let to = *confirmed.borrow();
+                self.advance(to).await?;
+                advanced_at = Instant::now();
+            }
+            let spilled = self.spilled().await?;
+            let chunk = progress.chunk.get();
+            if chunk != looked_at.0 {
+                looked_at = (chunk, spilled);
+            }
+            let of_chunk = spilled.saturating_sub(looked_at.1);
+            if of_chunk > self.temp_bytes_max {
+                if progress.changes.get() == 0 {
+                    return Ok(format!(
+                        "a transaction is too large to be decoded at once: it spilled {of_chunk} bytes"
+                    ));
+                }
+                // The room is taken, and the rest is on its way.
+                progress.is_last.set(true);
+            }
+        }
+    }
+
+    async fn spilled(&self) -> Result<u64> {
+        let row = self.client.query_opt(SPILLED, &[&self.temporary_slot]).await.map_err(classify)?;
+        let bytes: Option<i64> = row.and_then(|row| row.get(0));
+        Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
+    }
+
+    /// Moves the slot to what is durable.
+    ///
+    /// # Errors
+    /// Definite: it cannot be moved. What is transient only costs WAL, until the next time.
+    pub(super) async fn advance(&self, to: Lsn) -> Result<()> {
+        if to == Lsn::ZERO {
+            return Ok(());
+        }
+        let advanced = self.client.query(ADVANCE, &[&self.slot, &to.to_string()]).await.map_err(classify);
+        match advanced {
+            Ok(_) => {
+                failpoint::hit("backlog.after-advance");
+                Ok(())
+            }
+            Err(error) if error.is_definite() => {
+                Err(error.context(format_args!("slot {} cannot be moved to {to}", self.slot)))
+            }
+            Err(error) => {
+                tracing::warn!(slot = self.slot, %to, "the slot cannot be moved now: {}", error.chain());
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the reader's session, whatever it is doing; its temporary slot is gone after it.
+    pub(super) async fn end_reader(&self) {
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
+            [&self.reader_pid, &self.reader_name];
+        let ending = self.client.query(TERMINATE, &parameters);
+        // What the server does not do now it does when it notices the closed socket.
+        match tokio::time::timeout(TERMINATE_TIME_MAX, ending).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::debug!("the reader's session was not ended: {}", classify(error).chain());
+            }
+            Err(_) => tracing::debug!("the reader's session was not ended in time"),
+        }
+    }
+}
