@@ -24,6 +24,7 @@ pub mod stream;
 mod simulation;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 
@@ -77,6 +78,8 @@ pub struct Pipeline {
     pub until_caught_up: bool,
     /// Shared with whoever asks.
     pub status: SharedStatus,
+    /// A backlog broke off while it was read by SQL: the next attempt reads by the stream, so that it gets on.
+    pub avoids_sql: Arc<AtomicBool>,
     /// Held by the sink's thread: one at a time.
     pub sink_gate: Arc<tokio::sync::Mutex<()>>,
 }
@@ -121,6 +124,7 @@ impl Pipeline {
             source_name,
             publications: Publications::new(&config.source.publication, &slot),
             status: SharedStatus::new(status),
+            avoids_sql: Arc::default(),
             sink_gate: Arc::default(),
             slot,
             url,

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::crash::{in_parallel, under_load};
 use crate::replicate::{assert_same, replicating, rule};
 use crate::support::pick::TOASTED;
-use crate::support::{Cluster, Hub, Source, Walgate, Workload};
+use crate::support::{Cluster, Hub, Source, Walgate, Workload, wait_for};
 
 const BY_SQL: &str = "reading by SQL";
 const BY_STREAM: &str = "reading by the stream from here on";
@@ -156,6 +156,29 @@ fn kill_9_at_random_while_backlogs_are_read_under_load() {
     walgate.run_until_caught_up();
     workload.assert_exact(&hub.events(), &source, 0);
     assert_tables(&source, &replica);
+}
+
+/// A chunk that breaks off is no end: the next attempt goes by the stream, and gets on.
+#[test]
+fn a_reader_whose_session_is_ended_loses_and_repeats_nothing() {
+    let (source, hub) = (Source::new("bl_end"), Hub::file());
+    let mut workload = Workload::new(&source);
+    // A queue of 16 KiB: the server is in the middle of sending for as long as the hub writes.
+    let walgate = by_sql(Walgate::new(&source, &hub), 100_000).section("[limits]\nmemory_bytes_max = 65536");
+    walgate.run_until_caught_up();
+    for _ in 0..6 {
+        workload.big();
+    }
+    let mut running = walgate.start(&["run", "--until-caught-up"]);
+    let ended = wait_for("a chunk to be ended", STEP_LIMIT, || {
+        let ended = source.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY (SELECT lsn, data%' AND wait_event = 'ClientWrite'");
+        (!ended.is_empty() || !running.is_running()).then_some(ended.len())
+    });
+    assert_eq!(ended, 1, "a chunk is larger than the queue");
+    assert!(running.wait(STEP_LIMIT).success(), "{}", running.stderr());
+    workload.assert_exact(&hub.events(), &source, 0);
+    let log = running.stderr();
+    assert!(log.contains("reading a backlog by SQL") && log.matches(BY_SQL).count() == 1, "{log}");
 }
 
 #[test]

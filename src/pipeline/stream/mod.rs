@@ -31,7 +31,7 @@ use crate::lsn::Lsn;
 use crate::route::batch::Batch;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::sink::Outcome;
-use crate::sink::checkpoint::TableState;
+use crate::sink::checkpoint::{Identity, TableState};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
 use crate::wal::lock::Lock;
@@ -120,7 +120,7 @@ impl<'p> Stream<'p> {
             }
             // From 0/0, so from what is confirmed: the transaction of the checkpoint is sent again where
             // it can be, and so a source with another history shows itself.
-            None => start_stream(pipeline, &started.client, Lsn::ZERO, safe_lsn).await?,
+            None => start_stream(pipeline, &started, Lsn::ZERO, safe_lsn).await?,
         };
         pipeline.status.update(|status| status.reader = reading(&reader));
         let caught_up = match pipeline.until_caught_up {
@@ -247,7 +247,7 @@ impl<'p> Stream<'p> {
                         Err(ended) => return Err(self.sink_error(ended).await),
                     }
                 }
-                filled = self.reader.fill(), if !is_full => {
+                filled = self.reader.fill(&self.pipeline.avoids_sql), if !is_full => {
                     let bytes = filled?;
                     self.received_at = Instant::now();
                     self.asked_at = None;
@@ -310,7 +310,7 @@ impl<'p> Stream<'p> {
         free_slot(&started.client, &pipeline.slot).await?;
         tracing::info!(pipeline = pipeline.slot, %start, "reading by the stream from here on: {why}");
         pump.skip_received();
-        (*reader, self.status_time) = start_stream(pipeline, &started.client, start, confirmed).await?;
+        (*reader, self.status_time) = start_stream(pipeline, started, start, confirmed).await?;
         self.received_at = Instant::now();
         self.pipeline.status.update(|status| status.reader = Reading::Stream);
         Ok(true)
@@ -471,15 +471,21 @@ impl<'p> Stream<'p> {
 }
 
 /// Starts the stream at `start`, 0/0 for where the slot is confirmed; how often it wants a status.
+///
+/// # Errors
+/// Transient: what is reached now is not the server that was read up to `start`; the next attempt looks closer.
 async fn start_stream(
     pipeline: &Pipeline,
-    client: &Client,
+    started: &Started,
     start: Lsn,
     safe_lsn: Lsn,
 ) -> Result<(Reader, Duration)> {
     let slot_name = &pipeline.slot;
     let mut replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
     let status_time = status_time(&mut replication).await?;
+    if start > Lsn::ZERO {
+        is_same_server(&mut replication, &started.checkpoint.identity, start).await?;
+    }
     let publication_names = pipeline.publications.option();
     let mut options = STREAM_OPTIONS.to_vec();
     options.push(("publication_names", &publication_names));
@@ -487,8 +493,23 @@ async fn start_stream(
         .start_replication(slot_name, start, &options)
         .await
         .map_err(|error| error.context(format_args!("slot {slot_name}")))?;
-    not_moved_by_others(pipeline, client, safe_lsn).await?;
+    not_moved_by_others(pipeline, &started.client, safe_lsn).await?;
     Ok((Reader::Stream(stream), status_time))
+}
+
+/// A stream that begins behind what is confirmed skips what lies between, so it must be what was read: a promotion has
+/// another timeline, a restored disk ends before it.
+async fn is_same_server(replication: &mut ReplicationConnection, known: &Identity, start: Lsn) -> Result<()> {
+    let rows = replication.query("IDENTIFY_SYSTEM").await?;
+    let field = |at: usize| rows.first()?.get(at)?.as_deref();
+    let flushed = field(2).and_then(|text| text.parse::<Lsn>().ok());
+    let is_same = field(0) == Some(&known.system_identifier)
+        && field(1) == Some(&known.timeline.to_string())
+        && flushed >= Some(start);
+    match is_same {
+        true => Ok(()),
+        false => Err(Error::transient("the source is not the server any more whose backlog was read")),
+    }
 }
 
 async fn not_moved_by_others(pipeline: &Pipeline, client: &Client, safe_lsn: Lsn) -> Result<()> {

@@ -5,6 +5,8 @@
 //! (docs/decisions/backlog-reader.md). Always holds: at most one of them reads; both give the same messages at the same
 //! positions; the slot is moved only to what the ledger confirms, whoever tells the source.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::config::BacklogReader;
@@ -57,11 +59,11 @@ impl WalSource for Reader {
 }
 
 impl Reader {
-    /// Waits for more to read; how many bytes came. Cancel-safe.
-    pub(super) async fn fill(&mut self) -> Result<usize> {
+    /// Waits for more to read; how many bytes came. Cancel-safe. `avoids_sql` is set when a chunk broke off.
+    pub(super) async fn fill(&mut self, avoids_sql: &AtomicBool) -> Result<usize> {
         match self {
             Reader::Stream(stream) => stream.fill().await,
-            Reader::Backlog(backlog) => backlog.fill().await,
+            Reader::Backlog(backlog) => backlog.fill().await.inspect_err(|_| avoids_sql.store(true, Relaxed)),
         }
     }
 
@@ -122,7 +124,8 @@ impl Reader {
 /// no error: the stream reads everything.
 pub(super) async fn backlog(pipeline: &Pipeline, client: &Client, safe_lsn: Lsn) -> Result<Option<Backlog>> {
     let source = &pipeline.config.source;
-    if source.backlog_reader == BacklogReader::Off {
+    let is_avoided = pipeline.avoids_sql.swap(false, Relaxed);
+    if is_avoided || source.backlog_reader == BacklogReader::Off {
         return Ok(None);
     }
     let (bytes_min, changes_min) = limits();

@@ -5,12 +5,17 @@
 //! much for little; a large one takes room on the source, and beyond what fits into the reader's queue the server waits for
 //! the destination instead of decoding the next one. Comes in: what the last chunk was. Goes out: how many messages next.
 
+use std::time::Duration;
+
 use crate::lsn::Lsn;
 
 /// Never more messages than this: `pg_logical_slot_get_binary_changes` takes an int4.
 const CHANGES_MAX: u64 = 1_000_000_000;
 /// Reading again is cheaper than decoding, by about this factor: above it a chunk grows beyond the queue.
 const REREAD_RATIO_MAX: u64 = 4;
+/// A chunk's statement holds a snapshot until the destination has taken all but what fits into the queue: where that is slow,
+/// a chunk is as small as it must be for so long.
+const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
 /// So near to the end of WAL the stream goes on, in bytes.
 const NEAR_BYTES: u64 = 1 << 20;
 /// As far from it as it may have to. A source that writes more than this while a chunk is decoded is too much for the stream.
@@ -33,6 +38,8 @@ pub(super) struct Chunk {
     pub changes: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// From the request to its last byte.
+    pub took: Duration,
     /// Where the one before it ended.
     pub read_from: Lsn,
     /// Where it ended.
@@ -65,7 +72,9 @@ impl Chunk {
         let wanted = in_wal(read_again).min(sent(bounds.queue_bytes_max));
         let needed = in_wal(read_again / REREAD_RATIO_MAX).max(bounds.changes_min);
         let room = sent(bounds.temp_bytes_max / TEMP_PART).max(1);
-        wanted.max(needed).min(room).min(CHANGES_MAX)
+        let took_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let in_time = scaled(CHUNK_TIME_MAX.as_secs() * 1000, self.changes, took_ms).max(1);
+        wanted.max(needed).min(room).min(in_time).min(CHANGES_MAX)
     }
 }
 
@@ -87,6 +96,7 @@ mod tests {
         Chunk {
             changes,
             bytes: changes * 200,
+            took: Duration::from_secs(1),
             read_from: Lsn(read_to.0 - changes * 200),
             read_to,
             restart_lsn: Lsn(read_to.0 - read_again),
@@ -124,6 +134,12 @@ mod tests {
         assert!(!near(64 << 20, 16 << 20), "four times as fast as it is written");
         assert!(near(20 << 20, 16 << 20), "a steady state");
         assert!(!near(20 << 20, 17 << 20), "more than the stream could read");
+    }
+
+    #[test]
+    fn a_slow_destination_gets_small_chunks() {
+        let slow = Chunk { took: Duration::from_secs(60), ..chunk(100_000, 80_000_000) };
+        assert_eq!(slow.next(100_000, BOUNDS), 50_000);
     }
 
     #[test]

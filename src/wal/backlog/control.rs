@@ -27,8 +27,9 @@ FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.confirmed_fl
 /// What the decoder wrote to disk of transactions that do not fit into `logical_decoding_work_mem`.
 const SPILLED: &str =
     "SELECT s.spill_bytes FROM pg_catalog.pg_stat_replication_slots s WHERE s.slot_name = $1";
-const TERMINATE: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid, 2000) \
-FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1 AND a.application_name = $2";
+/// A temporary slot is active for as long as its session lives.
+const TERMINATE: &str = "SELECT pg_catalog.pg_terminate_backend(s.active_pid, 2000) \
+FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.temporary";
 
 /// How far the reader is; both run on one thread.
 #[derive(Debug, Default)]
@@ -46,8 +47,6 @@ pub(super) struct Control {
     pub slot: String,
     /// The reader's own.
     pub temporary_slot: String,
-    pub reader_pid: i32,
-    pub reader_name: String,
     pub temp_bytes_max: u64,
 }
 
@@ -116,9 +115,7 @@ impl Control {
 
     /// Ends the reader's session, whatever it is doing; its temporary slot is gone after it.
     pub(super) async fn end_reader(&self) {
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
-            [&self.reader_pid, &self.reader_name];
-        let ending = self.client.query(TERMINATE, &parameters);
+        let ending = async { self.client.query(TERMINATE, &[&self.temporary_slot]).await };
         // What the server does not do now it does when it notices the closed socket.
         match tokio::time::timeout(TERMINATE_TIME_MAX, ending).await {
             Ok(Ok(_)) => {}

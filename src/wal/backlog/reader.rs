@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::chunk::{Bounds, Chunk};
 use super::control::{Control, Progress};
@@ -29,6 +30,8 @@ const CHUNK_WAL_BYTES: u64 = 256 << 20;
 
 /// So that the server notices a reader that has died while it decodes; not on every platform.
 const NOTICE_DEATH: &str = "SET client_connection_check_interval = '1s'";
+/// From PostgreSQL 17 on; a role may have one, and a chunk is one transaction.
+const NO_TIMEOUT: &str = "SET transaction_timeout = 0";
 /// For roles that may: the server itself then stops what takes more.
 const LIMIT_TEMPORARY_FILES: &str = "SELECT pg_catalog.set_config(s.name, '@LIMIT@', false) FROM pg_catalog.pg_settings s \
 WHERE s.name = 'temp_file_limit' AND (s.setting::int8 < 0 OR s.setting::int8 > @LIMIT@)";
@@ -119,7 +122,7 @@ async fn open(settings: Settings) -> Result<(Reader, Control)> {
     let mut connection = ReplicationConnection::connect_ordinary(&settings.url, &reader_name).await?;
     let limit = i32::try_from(settings.temp_bytes_max.div_ceil(1024)).unwrap_or(i32::MAX);
     let limit = LIMIT_TEMPORARY_FILES.replace("@LIMIT@", &limit.to_string());
-    for wish in [NOTICE_DEATH, &limit] {
+    for wish in [NOTICE_DEATH, NO_TIMEOUT, &limit] {
         if let Err(error) = connection.query(wish).await {
             tracing::debug!("reading a backlog without it: {}", error.chain());
         }
@@ -154,14 +157,8 @@ async fn open(settings: Settings) -> Result<(Reader, Control)> {
             .replace("@OPTIONS@", &options.join(", ")),
         position: POSITION.replace("@TEMPORARY@", &temporary),
     };
-    let control = Control {
-        client,
-        slot: settings.slot,
-        temporary_slot,
-        reader_pid,
-        reader_name,
-        temp_bytes_max: settings.temp_bytes_max,
-    };
+    let control =
+        Control { client, slot: settings.slot, temporary_slot, temp_bytes_max: settings.temp_bytes_max };
     Ok((reader, control))
 }
 
@@ -216,6 +213,7 @@ impl Reader {
         changes: u64,
         read_from: Lsn,
     ) -> Result<Chunk> {
+        let asked_at = Instant::now();
         let (mut received, mut bytes) = (0, 0);
         let mut block = Vec::new();
         let mut is_first = true;
@@ -252,6 +250,7 @@ impl Reader {
         Ok(Chunk {
             changes: received,
             bytes: u64::try_from(bytes).expect("a length fits"),
+            took: asked_at.elapsed(),
             read_from,
             read_to: at.confirmed,
             restart_lsn: at.restart,
