@@ -163,12 +163,13 @@ fn kill_9_at_random_while_backlogs_are_read_under_load() {
 fn a_reader_whose_session_is_ended_loses_and_repeats_nothing() {
     let (source, hub) = (Source::new("bl_end"), Hub::file());
     let mut workload = Workload::new(&source);
+    source.exec("CREATE TABLE f (id int PRIMARY KEY, doc text)");
     // A queue of 16 KiB: the server is in the middle of sending for as long as the hub writes.
     let walgate = by_sql(Walgate::new(&source, &hub), 100_000).section("[limits]\nmemory_bytes_max = 65536");
     walgate.run_until_caught_up();
-    for _ in 0..6 {
-        workload.big();
-    }
+    workload.big();
+    source.exec("INSERT INTO f SELECT i, repeat('x', 2000) FROM generate_series(1, 20000) i");
+    workload.big();
     let mut running = walgate.start(&["run", "--until-caught-up"]);
     let ended = wait_for("a chunk to be ended", STEP_LIMIT, || {
         let ended = source.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY (SELECT lsn, data%' AND wait_event = 'ClientWrite'");
