@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::crash::{in_parallel, under_load};
+use crate::crash::{crashes, in_parallel, under_load};
 use crate::replicate::{assert_same, replicating, rule};
 use crate::support::pick::TOASTED;
 use crate::support::{Cluster, Hub, Source, Walgate, Workload, wait_for};
@@ -180,6 +180,30 @@ fn a_reader_whose_session_is_ended_loses_and_repeats_nothing() {
     workload.assert_exact(&hub.events(), &source, 0);
     let log = running.stderr();
     assert!(log.contains("reading a backlog by SQL") && log.matches(BY_SQL).count() == 1, "{log}");
+}
+
+/// The destination is far ahead of the slot, and the stream takes over before what it has: its last transaction is still to
+/// be seen again, so the slot may not have passed it.
+#[test]
+fn the_stream_takes_over_before_the_checkpoint() {
+    let (source, hub) = (Source::new("bl_again"), Hub::file());
+    let mut workload = Workload::new(&source);
+    Walgate::new(&source, &hub).run_until_caught_up();
+    for _ in 0..20 {
+        workload.mix();
+    }
+    // Delivered, and the source was never told.
+    assert!(crashes(&Walgate::new(&source, &hub).failpoint("stream.before-status")));
+    let delivered = hub.events().len();
+    assert!(delivered > 500, "{delivered} events before the crash");
+    let walgate = by_sql(Walgate::new(&source, &hub), 10);
+    let running = walgate.run();
+    running.wait_for_log(BY_STREAM);
+    workload.mix();
+    let last = workload.mark();
+    hub.wait_for("the last change", |events| events.iter().any(|event| event.aggregate_id() == Some(&last)));
+    running.stop();
+    workload.assert_exact(&hub.events(), &source, 0);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct Bounds {
 /// A chunk that was received whole.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
+    /// Messages that were asked for.
+    pub asked: u64,
     /// Messages in it.
     pub changes: u64,
     /// Bytes of them.
@@ -51,18 +53,19 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Whether the stream may take over: next to nothing is left, or little, and it does not become less: what is written
-    /// while a chunk is decoded, which a source that is busy never ends.
+    /// Whether the stream may take over: next to nothing is left, or little, and it does not become less, though the chunk
+    /// came to the end of WAL: what is written while a chunk is decoded, which a source that is busy never ends.
     pub(super) fn is_near_end(&self) -> bool {
         let left = self.source_lsn.bytes_since(self.read_to);
         let read_new = self.read_to.bytes_since(self.read_from);
-        left <= NEAR_BYTES || (left <= REST_BYTES && left.saturating_mul(2) >= read_new)
+        let is_short = self.changes < self.asked;
+        left <= NEAR_BYTES || (is_short && left <= REST_BYTES && left.saturating_mul(2) >= read_new)
     }
 
-    /// How many messages the next one should have, after one that was to have `changes`.
-    pub(super) fn next(&self, changes: u64, bounds: Bounds) -> u64 {
+    /// How many messages the next one should have.
+    pub(super) fn next(&self, bounds: Bounds) -> u64 {
         if self.changes == 0 {
-            return changes;
+            return self.asked;
         }
         let read_new = self.read_to.bytes_since(self.read_from).max(1);
         let read_again = self.read_to.bytes_since(self.restart_lsn);
@@ -94,6 +97,7 @@ mod tests {
     fn chunk(changes: u64, read_again: u64) -> Chunk {
         let read_to = Lsn(1 << 40);
         Chunk {
+            asked: changes + 1,
             changes,
             bytes: changes * 200,
             took: Duration::from_secs(1),
@@ -106,22 +110,22 @@ mod tests {
 
     #[test]
     fn a_chunk_is_small_while_little_is_read_again() {
-        assert_eq!(chunk(100_000, 0).next(100_000, BOUNDS), 100_000);
-        assert_eq!(chunk(400_000, 1 << 20).next(400_000, BOUNDS), 100_000, "and becomes small again");
+        assert_eq!(chunk(100_000, 0).next(BOUNDS), 100_000);
+        assert_eq!(chunk(400_000, 1 << 20).next(BOUNDS), 100_000, "and becomes small again");
     }
 
     #[test]
     fn it_grows_with_what_is_read_again_while_it_fits_the_queue() {
-        assert_eq!(chunk(100_000, 40_000_000).next(100_000, BOUNDS), 200_000);
-        assert_eq!(chunk(200_000, 80_000_000).next(200_000, BOUNDS), (64 << 20) / 200);
+        assert_eq!(chunk(100_000, 40_000_000).next(BOUNDS), 200_000);
+        assert_eq!(chunk(200_000, 80_000_000).next(BOUNDS), (64 << 20) / 200);
     }
 
     #[test]
     fn an_open_transaction_makes_it_grow_beyond_the_queue_and_not_beyond_its_room() {
-        assert_eq!(chunk(300_000, 800_000_000).next(300_000, BOUNDS), 1_000_000);
-        assert_eq!(chunk(1_000_000, 1 << 40).next(1_000_000, BOUNDS), (1 << 29) / 200);
+        assert_eq!(chunk(300_000, 800_000_000).next(BOUNDS), 1_000_000);
+        assert_eq!(chunk(1_000_000, 1 << 40).next(BOUNDS), (1 << 29) / 200);
         let little = Bounds { temp_bytes_max: 0, ..BOUNDS };
-        assert_eq!(chunk(100_000, 0).next(100_000, little), 1, "at least one transaction");
+        assert_eq!(chunk(100_000, 0).next(little), 1, "at least one transaction");
     }
 
     #[test]
@@ -134,16 +138,20 @@ mod tests {
         assert!(!near(64 << 20, 16 << 20), "four times as fast as it is written");
         assert!(near(20 << 20, 16 << 20), "a steady state");
         assert!(!near(20 << 20, 17 << 20), "more than the stream could read");
+        let cut = Chunk { asked: 100_000, ..chunk(100_000, 0) };
+        let cut = Chunk { source_lsn: Lsn(cut.read_to.0 + (15 << 20)), ..cut };
+        assert!(!cut.is_near_end(), "it did not come to the end of WAL");
     }
 
     #[test]
     fn a_slow_destination_gets_small_chunks() {
         let slow = Chunk { took: Duration::from_secs(60), ..chunk(100_000, 80_000_000) };
-        assert_eq!(slow.next(100_000, BOUNDS), 50_000);
+        assert_eq!(slow.next(BOUNDS), 50_000);
     }
 
     #[test]
     fn a_chunk_without_messages_changes_nothing() {
-        assert_eq!(chunk(0, 1 << 30).next(100_000, BOUNDS), 100_000);
+        let empty = Chunk { asked: 100_000, ..chunk(0, 1 << 30) };
+        assert_eq!(empty.next(BOUNDS), 100_000);
     }
 }

@@ -10,7 +10,7 @@
 //! - a chunk ends with a whole transaction, and its end is a keepalive: everything that committed before that LSN has been
 //!   received. Only there may the stream take over, and it starts there;
 //! - what is received and not taken is at most [`Settings::queue_bytes_max`], one row of any size apart;
-//! - the slot itself is moved only to what the pipeline has said is durable ([`Backlog::confirm`]);
+//! - the slot itself is moved only to what has been read and is durable, as the pipeline says ([`Backlog::confirm`]);
 //! - whatever is wrong with a chunk of which nothing was handed out is no error: it is over, and the stream says the truth.
 //!
 //! All of it runs on a thread of its own, so that the socket is drained and the next chunk asked for while the pipeline
@@ -193,16 +193,17 @@ impl Backlog {
         std::mem::take(&mut self.notices)
     }
 
-    /// Everything before this is durable: the slot is moved there by and by.
+    /// Everything before this is durable: the slot is moved there by and by, as far as it was read. (What a destination has
+    /// from earlier may lie ahead; until its last transaction has been seen again, the stream must find it too.)
     pub fn confirm(&self, confirmed: Lsn) {
-        self.confirmed.send_replace(confirmed);
+        self.confirmed.send_replace(confirmed.min(self.read_to));
     }
 
-    /// Ends reading, wherever it is, moves the slot to `confirmed`, and returns when both are done.
+    /// Ends reading, wherever it is, moves the slot as [`Backlog::confirm`] does, and returns when both are done.
     pub async fn finish(&mut self, confirmed: Lsn) {
         if let Some(finish) = self.finish.take() {
             // A reader that has ended is what is wanted.
-            let _ = finish.send(confirmed);
+            let _ = finish.send(confirmed.min(self.read_to));
         }
         self.wait_for_end().await;
     }

@@ -195,7 +195,7 @@ impl Reader {
                     chunk.bytes
                 ));
             }
-            changes = chunk.next(changes, self.bounds);
+            changes = chunk.next(self.bounds);
             read_from = chunk.read_to;
         }
     }
@@ -248,6 +248,7 @@ impl Reader {
         hand_over(&self.room, self.room_max, items, notices, block).await?;
         let at = self.position().await?;
         Ok(Chunk {
+            asked: changes,
             changes: received,
             bytes: u64::try_from(bytes).expect("a length fits"),
             took: asked_at.elapsed(),
