@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::crash::{crashes, in_parallel, under_load};
 use crate::replicate::{assert_same, replicating, rule};
 use crate::support::pick::TOASTED;
-use crate::support::{Cluster, Hub, Source, Walgate, Workload, wait_for};
+use crate::support::{Cluster, Hub, Source, Walgate, Workload, http, wait_for, wait_until};
 
 const BY_SQL: &str = "reading by SQL";
 const BY_STREAM: &str = "reading by the stream from here on";
@@ -165,17 +165,25 @@ fn a_reader_whose_session_is_ended_loses_and_repeats_nothing() {
     let mut workload = Workload::new(&source);
     source.exec("CREATE TABLE f (id int PRIMARY KEY, doc text)");
     // A queue of 16 KiB: the server is in the middle of sending for as long as the hub writes.
-    let walgate = by_sql(Walgate::new(&source, &hub), 100_000).section("[limits]\nmemory_bytes_max = 65536");
+    let mut walgate =
+        by_sql(Walgate::new(&source, &hub), 100_000).section("[limits]\nmemory_bytes_max = 65536");
+    let port = walgate.admin_port();
     walgate.run_until_caught_up();
     workload.big();
     source.exec("INSERT INTO f SELECT i, repeat('x', 2000) FROM generate_series(1, 20000) i");
     workload.big();
     let mut running = walgate.start(&["run", "--until-caught-up"]);
+    let is_said = |reader: &str| {
+        let said = http::request(port, "/status").map(|(_, body)| body).unwrap_or_default();
+        said.contains(&format!("\"reader\":\"{reader}\""))
+    };
+    wait_until("the status of a backlog", || is_said("sql"));
     let ended = wait_for("a chunk to be ended", STEP_LIMIT, || {
         let ended = source.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY (SELECT lsn, data%' AND wait_event = 'ClientWrite'");
         (!ended.is_empty() || !running.is_running()).then_some(ended.len())
     });
     assert_eq!(ended, 1, "a chunk is larger than the queue");
+    wait_until("the status of a stream", || is_said("stream") || !running.is_running());
     assert!(running.wait(STEP_LIMIT).success(), "{}", running.stderr());
     workload.assert_exact(&hub.events(), &source, 0);
     let log = running.stderr();
@@ -245,6 +253,36 @@ fn a_transaction_that_takes_too_much_of_the_sources_disk_is_read_by_the_stream()
     workload.assert_exact(&hub.events(), &source, 0);
 }
 
+/// A role that may set no limit for temporary files, as most: what is spilled and what comes is counted.
+#[test]
+fn a_role_that_is_no_superuser_reads_by_sql_and_knows_the_limit_too() {
+    let (source, hub) = (Source::new("bl_role"), Hub::file());
+    let mut workload = Workload::new(&source);
+    let role = format!("{}_role", source.name());
+    source.exec(&format!(
+        "CREATE ROLE {role} LOGIN REPLICATION; ALTER ROLE {role} SET logical_decoding_work_mem = '64kB';
+         CREATE PUBLICATION bl_role FOR TABLE t, u"
+    ));
+    let url = source.url().replace("//postgres@", &format!("//{role}@"));
+    let settings = format!(
+        "url = {url:?}\nslot = {:?}\npublication = \"bl_role\"\nsnapshot = \"never\"\n",
+        source.name()
+    );
+    let walgate = by_sql(Walgate::with(&settings, &hub.settings()), 100);
+    walgate.run_until_caught_up();
+    workload.mix();
+    let log = walgate.run_until_caught_up();
+    assert!(log.contains(BY_SQL) && log.contains("caught up"), "{log}");
+    workload.begin().insert(50_000).commit();
+    workload.begin().insert(20_000).commit();
+    let log = walgate.source("backlog_temp_bytes_max = 1024").run_until_caught_up();
+    let is_said = ["above source.backlog_temp_bytes_max", "too large to be decoded at once"];
+    assert!(log.contains(BY_SQL) && is_said.iter().any(|said| log.contains(said)), "{log}");
+    workload.assert_exact(&hub.events(), &source, 0);
+    source.drop_slots();
+    source.exec(&format!("DROP ROLE {role}"));
+}
+
 #[test]
 fn without_a_free_slot_the_stream_reads_and_check_says_so() {
     let cluster = Cluster::start(&[("max_replication_slots", "1")]);
@@ -269,7 +307,7 @@ fn the_stream_takes_over_while_writes_go_on() {
     let walgate = by_sql(replicating(&source, &replica, &hub, &rules), 500);
     walgate.run_until_caught_up();
     let workload = under_load(workload, || {
-        for round in 0..4 {
+        for round in 0..2 {
             let running = walgate.run();
             running.wait_for_log(BY_STREAM);
             let name = format!("new_{round}");
