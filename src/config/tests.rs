@@ -74,6 +74,8 @@ fn everything_not_set_has_a_default() {
     assert_eq!(config.source.snapshot, SnapshotMode::Initial);
     assert_eq!(config.source.snapshot_workers, 2);
     assert!(!config.source.bigint_as_string);
+    assert_eq!(config.source.backlog_reader, BacklogReader::Auto);
+    assert_eq!(config.source.backlog_temp_bytes_max, 1 << 30);
     assert_eq!(config.hub.kind, HubKind::File(FileHub { path: "/base/hub".into() }));
     assert_eq!(config.hub.delivery, Delivery::ExactlyOnce);
     assert_eq!(config.admin.listen, Some(([127, 0, 0, 1], 9187).into()));
@@ -100,7 +102,7 @@ fn everything_can_be_set() {
         failover = false
         backlog_reader = "off"
         slots = 1
-        backlog_temp_bytes_max = 1_073_741_824
+        backlog_temp_bytes_max = 1_048_576
         keep_wal_bytes_max = 0
         bigint = "string"
 
@@ -151,6 +153,8 @@ fn everything_can_be_set() {
     assert_eq!(config.source.url.expose(), "postgres://walgate:s3cr%40t%2F@db:5432/shop?sslmode=verify-full");
     assert_eq!(config.source.publication, Publication::Existing("their_own".into()));
     assert!(config.source.bigint_as_string);
+    assert_eq!(config.source.backlog_reader, BacklogReader::Off);
+    assert_eq!(config.source.backlog_temp_bytes_max, 1 << 20);
     let HubKind::Kafka(hub) = &config.hub.kind else { panic!("{:?}", config.hub) };
     assert_eq!((hub.partitions, hub.replication_factor, hub.create_topics), (12, Some(3), false));
     assert_eq!(hub.topic_config["retention.ms"], "604800000");

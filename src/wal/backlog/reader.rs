@@ -69,14 +69,21 @@ pub(super) async fn run(
     let progress = Progress::default();
     let is_awaited = opening.send(Ok(())).is_ok();
     let mut last = None;
-    let over = tokio::select! {
+    let (over, is_idle) = tokio::select! {
         biased;
-        asked = &mut finish => { last = Some(asked); None }
-        over = control.watch(&progress, confirmed) => Some(over),
-        over = reader.read(&items, &progress), if is_awaited => Some(over),
+        asked = &mut finish => { last = Some(asked); (None, false) }
+        over = control.watch(&progress, confirmed) => (Some(over), false),
+        over = reader.read(&items, &progress), if is_awaited => {
+            let is_idle = over.is_ok();
+            (Some(over), is_idle)
+        }
     };
-    drop(reader);
-    control.end_reader().await;
+    if is_idle {
+        reader.connection.close().await;
+    } else {
+        drop(reader);
+        control.end_reader().await;
+    }
     let asked = match last {
         Some(asked) => asked,
         None => {
