@@ -302,8 +302,7 @@ impl<'p> Stream<'p> {
         tokio::select! {
             biased;
             () = drain_wished(wish) => return Ok(false),
-            // So that the server need not read all of it once more.
-            () = backlog.finish(confirmed) => {}
+            () = backlog.finish(confirmed, true) => {}
         }
         let start = backlog.read_to();
         failpoint::hit("backlog.before-stream");

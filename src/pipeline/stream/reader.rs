@@ -108,7 +108,7 @@ impl Reader {
     /// The same for the last time, and does not return before the source has it; a stream has nothing to wait for.
     pub(super) async fn finish(&mut self, confirmed: Lsn) {
         if let Reader::Backlog(backlog) = self {
-            backlog.finish(confirmed).await;
+            backlog.finish(confirmed, false).await;
         }
     }
 

@@ -21,9 +21,13 @@ const LOOK_TIME: Duration = Duration::from_secs(1);
 /// How long the end of the reader's session is waited for.
 const TERMINATE_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Before the stream takes over the slot is moved only if its `restart_lsn` is so far behind the reader's own: moving it reads
+/// the WAL from there, and so does the stream if it stays where it is.
+const WORTH_BYTES: u64 = 64 << 20;
 /// Never back: another process that moved it is for the guard to name (`pipeline/guard.rs`).
 const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(s.slot_name, $2::text::pg_lsn) \
-FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.confirmed_flush_lsn < $2::text::pg_lsn";
+FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.confirmed_flush_lsn < $2::text::pg_lsn \
+AND s.restart_lsn < $3::text::pg_lsn";
 /// What the decoder wrote to disk of transactions that do not fit into `logical_decoding_work_mem`.
 const SPILLED: &str =
     "SELECT s.spill_bytes FROM pg_catalog.pg_stat_replication_slots s WHERE s.slot_name = $1";
@@ -38,6 +42,8 @@ pub(super) struct Progress {
     pub chunk: Cell<u64>,
     /// Messages that have come of the last one.
     pub changes: Cell<u64>,
+    /// From where the next one would be read.
+    pub restart_lsn: Cell<Lsn>,
     /// It is to be the last.
     pub is_last: Cell<bool>,
 }
@@ -62,7 +68,7 @@ impl Control {
             tokio::time::sleep(LOOK_TIME).await;
             if advanced_at.elapsed() >= ADVANCE_TIME {
                 let to = *confirmed.borrow();
-                self.advance(to).await?;
+                self.advance(to, Lsn(u64::MAX)).await?;
                 advanced_at = Instant::now();
             }
             let spilled = self.spilled().await?;
@@ -89,15 +95,24 @@ impl Control {
         Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
     }
 
-    /// Moves the slot to what is durable.
+    /// Moves the slot to what is durable before the stream reads it, if that saves the stream more than it costs.
+    ///
+    /// # Errors
+    /// As [`Control::advance`].
+    pub(super) async fn advance_for_stream(&self, to: Lsn, restart_lsn: Lsn) -> Result<()> {
+        self.advance(to, Lsn(restart_lsn.0.saturating_sub(WORTH_BYTES))).await
+    }
+
+    /// Moves the slot to what is durable, if its `restart_lsn` is before `restart_before`.
     ///
     /// # Errors
     /// Definite: it cannot be moved. What is transient only costs WAL, until the next time.
-    pub(super) async fn advance(&self, to: Lsn) -> Result<()> {
+    pub(super) async fn advance(&self, to: Lsn, restart_before: Lsn) -> Result<()> {
         if to == Lsn::ZERO {
             return Ok(());
         }
-        let advanced = self.client.query(ADVANCE, &[&self.slot, &to.to_string()]).await.map_err(classify);
+        let (confirmed, before) = (to.to_string(), restart_before.to_string());
+        let advanced = self.client.query(ADVANCE, &[&self.slot, &confirmed, &before]).await.map_err(classify);
         match advanced {
             Ok(_) => {
                 failpoint::hit("backlog.after-advance");

@@ -64,7 +64,7 @@ pub struct Backlog {
     notices: Vec<Notice>,
     over: Option<String>,
     confirmed: watch::Sender<Lsn>,
-    finish: Option<oneshot::Sender<Lsn>>,
+    finish: Option<oneshot::Sender<Finish>>,
     /// Resolves when the thread has ended; `None`: it has been waited for.
     ended: Option<oneshot::Receiver<()>>,
 }
@@ -79,6 +79,15 @@ enum Item {
     /// Nothing more comes, and why; the last thing before it is the end of a chunk.
     Over(String),
     Failed(Error),
+}
+
+/// The last that the reader's thread is told.
+#[derive(Clone, Copy, Debug)]
+struct Finish {
+    /// What is durable.
+    confirmed: Lsn,
+    /// The stream reads the slot next, and confirms it then.
+    before_stream: bool,
 }
 
 /// Rows as COPY sends them, one behind the other.
@@ -199,11 +208,12 @@ impl Backlog {
         self.confirmed.send_replace(confirmed.min(self.read_to));
     }
 
-    /// Ends reading, wherever it is, moves the slot as [`Backlog::confirm`] does, and returns when both are done.
-    pub async fn finish(&mut self, confirmed: Lsn) {
+    /// Ends reading, wherever it is, moves the slot as [`Backlog::confirm`] does, and returns when both are done. Before the
+    /// stream it is moved only where that saves the stream more than it costs.
+    pub async fn finish(&mut self, confirmed: Lsn, before_stream: bool) {
         if let Some(finish) = self.finish.take() {
             // A reader that has ended is what is wanted.
-            let _ = finish.send(confirmed.min(self.read_to));
+            let _ = finish.send(Finish { confirmed: confirmed.min(self.read_to), before_stream });
         }
         self.wait_for_end().await;
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::chunk::{Bounds, Chunk};
 use super::control::{Control, Progress};
-use super::{Block, Item, Settings};
+use super::{Block, Finish, Item, Settings};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::client::connect;
@@ -56,7 +56,7 @@ pub(super) async fn run(
     opening: oneshot::Sender<Result<()>>,
     items: mpsc::Sender<Item>,
     confirmed: watch::Receiver<Lsn>,
-    mut finish: oneshot::Receiver<Lsn>,
+    mut finish: oneshot::Receiver<Finish>,
 ) {
     let (mut reader, control) = match open(settings).await {
         Ok(opened) => opened,
@@ -100,9 +100,14 @@ pub(super) async fn run(
             }
         }
     };
-    if let Ok(durable) = asked
-        && let Err(error) = control.advance(durable).await
-    {
+    let moved = match asked {
+        Ok(Finish { confirmed, before_stream: true }) => {
+            control.advance_for_stream(confirmed, progress.restart_lsn.get()).await
+        }
+        Ok(Finish { confirmed, before_stream: false }) => control.advance(confirmed, Lsn(u64::MAX)).await,
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = moved {
         tracing::warn!(slot = control.slot, "{}", error.chain());
     }
 }
@@ -190,6 +195,7 @@ impl Reader {
             };
             tracing::debug!(changes, received = chunk.changes, bytes = chunk.bytes, read_to = %chunk.read_to,
                 restart_lsn = %chunk.restart_lsn, "chunk of a backlog");
+            progress.restart_lsn.set(chunk.restart_lsn);
             if items.send(Item::End(chunk.read_to, now())).await.is_err() {
                 return Ok("nobody reads".to_owned());
             }
