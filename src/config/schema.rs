@@ -16,6 +16,7 @@ pub(super) const SOURCE: &[&str] = &[
     "backlog_reader",
     "slots",
     "backlog_temp_bytes_max",
+    "decoding_memory_bytes_max",
     "keep_wal_bytes_max",
     "bigint",
 ];

@@ -28,6 +28,8 @@ pub struct Source {
     pub backlog_reader: BacklogReader,
     /// What decoding a backlog by SQL may take on the source's disk at a time; above it, it is read by the stream.
     pub backlog_temp_bytes_max: u64,
+    /// What the source may hold in memory of transactions that it decodes for a pipeline; above it, it spills them to disk.
+    pub decoding_memory_bytes_max: u64,
     /// `bigint = "string"`: int8 values as JSON strings, for consumers that lose digits over 2^53.
     pub bigint_as_string: bool,
 }
@@ -93,6 +95,9 @@ const SNAPSHOT_RANGE_ROWS: u64 = 2_000_000;
 /// What any server has to spare, and more than any chunk needs without a huge transaction.
 const BACKLOG_TEMP_BYTES_MAX: u64 = 1 << 30;
 
+/// A transaction of half a million rows; one that is spilled takes half as long again to decode.
+const DECODING_MEMORY_BYTES_MAX: u64 = 256 << 20;
+
 /// More than any table has, and within an int8.
 const SNAPSHOT_RANGE_ROWS_MAX: u64 = 1_000_000_000_000;
 
@@ -126,6 +131,9 @@ pub(super) fn read(section: &Section<'_>) -> Source {
         backlog_temp_bytes_max: section
             .integer("backlog_temp_bytes_max", 0..=u64::MAX)
             .unwrap_or(BACKLOG_TEMP_BYTES_MAX),
+        decoding_memory_bytes_max: section
+            .integer("decoding_memory_bytes_max", 0..=u64::MAX)
+            .unwrap_or(DECODING_MEMORY_BYTES_MAX),
         bigint_as_string: section
             .choice("bigint", &[("number", false), ("string", true)], &[])
             .unwrap_or(false),

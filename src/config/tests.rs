@@ -76,6 +76,7 @@ fn everything_not_set_has_a_default() {
     assert!(!config.source.bigint_as_string);
     assert_eq!(config.source.backlog_reader, BacklogReader::Auto);
     assert_eq!(config.source.backlog_temp_bytes_max, 1 << 30);
+    assert_eq!(config.source.decoding_memory_bytes_max, 256 << 20);
     assert_eq!(config.hub.kind, HubKind::File(FileHub { path: "/base/hub".into() }));
     assert_eq!(config.hub.delivery, Delivery::ExactlyOnce);
     assert_eq!(config.admin.listen, Some(([127, 0, 0, 1], 9187).into()));
@@ -103,6 +104,7 @@ fn everything_can_be_set() {
         backlog_reader = "off"
         slots = 1
         backlog_temp_bytes_max = 1_048_576
+        decoding_memory_bytes_max = 2_097_152
         keep_wal_bytes_max = 0
         bigint = "string"
 
@@ -155,6 +157,7 @@ fn everything_can_be_set() {
     assert!(config.source.bigint_as_string);
     assert_eq!(config.source.backlog_reader, BacklogReader::Off);
     assert_eq!(config.source.backlog_temp_bytes_max, 1 << 20);
+    assert_eq!(config.source.decoding_memory_bytes_max, 2 << 20);
     let HubKind::Kafka(hub) = &config.hub.kind else { panic!("{:?}", config.hub) };
     assert_eq!((hub.partitions, hub.replication_factor, hub.create_topics), (12, Some(3), false));
     assert_eq!(hub.topic_config["retention.ms"], "604800000");

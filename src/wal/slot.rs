@@ -2,6 +2,7 @@
 //! Manual: "pg_replication_slots", "Replication Management Functions".
 
 use super::client::{Client, classify};
+use super::connection::ReplicationConnection;
 use super::sqlstate::{UNDEFINED_OBJECT, sqlstate_of};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -12,6 +13,10 @@ s.restart_lsn::text, s.confirmed_flush_lsn::text, s.wal_status, to_jsonb(s) ->> 
 pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
 ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::int8 \
 FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 AND NOT s.temporary ORDER BY 1";
+
+/// In kilobytes, and never less than what the server has.
+const ALLOW_MEMORY: &str = "SELECT pg_catalog.set_config(s.name, '@KILOBYTES@', false) FROM pg_catalog.pg_settings s \
+WHERE s.name = 'logical_decoding_work_mem' AND s.setting::int8 < @KILOBYTES@";
 
 /// A permanent slot: those of running copies are temporary, and go with their session.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -43,6 +48,20 @@ impl SlotState {
     pub fn is_lost(&self) -> bool {
         self.wal_status.as_deref() == Some("lost") || self.invalidation_reason.is_some()
     }
+}
+
+/// Lets a session that decodes hold transactions of up to `bytes` in memory, where the server's own limit is less; 0 leaves
+/// that as it is. A decoder has one such buffer, and there are few decoders, so that it may be larger than what the server
+/// grants by default (manual: `logical_decoding_work_mem`).
+///
+/// # Errors
+/// As the connection.
+pub async fn allow_memory(connection: &mut ReplicationConnection, bytes: u64) -> Result<()> {
+    if bytes > 0 {
+        let kilobytes = i32::try_from(bytes.div_ceil(1024)).unwrap_or(i32::MAX);
+        connection.query(&ALLOW_MEMORY.replace("@KILOBYTES@", &kilobytes.to_string())).await?;
+    }
+    Ok(())
 }
 
 /// The slot of that name.

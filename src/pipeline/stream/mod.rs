@@ -482,6 +482,7 @@ async fn start_stream(
     let slot_name = &pipeline.slot;
     let mut replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
     let status_time = status_time(&mut replication).await?;
+    slot::allow_memory(&mut replication, pipeline.config.source.decoding_memory_bytes_max).await?;
     if start > Lsn::ZERO {
         is_same_server(&mut replication, &started.checkpoint.identity, start).await?;
     }

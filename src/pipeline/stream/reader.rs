@@ -146,6 +146,7 @@ pub(super) async fn backlog(pipeline: &Pipeline, client: &Client, safe_lsn: Lsn)
         slot: pipeline.slot.clone(),
         options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         temp_bytes_max: source.backlog_temp_bytes_max,
+        decoding_memory_bytes_max: source.decoding_memory_bytes_max,
         queue_bytes_max: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
         changes_min,
     };

@@ -47,6 +47,8 @@ pub struct Settings {
     pub options: Vec<(String, String)>,
     /// What a chunk may take on the source's disk.
     pub temp_bytes_max: u64,
+    /// What decoding may hold in the source's memory; 0: as the server has it.
+    pub decoding_memory_bytes_max: u64,
     /// What is received and not taken yet.
     pub queue_bytes_max: usize,
     /// Messages of the smallest chunk; it ends with the transaction in which it reaches them.
