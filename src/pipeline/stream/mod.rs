@@ -32,6 +32,7 @@ use crate::route::batch::Batch;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::sink::Outcome;
 use crate::sink::checkpoint::{Identity, TableState};
+use crate::wal::backlog::Filled;
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
 use crate::wal::lock::Lock;
@@ -116,11 +117,14 @@ impl<'p> Stream<'p> {
         let (reader, status_time) = match reader::backlog(pipeline, &started.client, safe_lsn).await? {
             Some(backlog) => {
                 not_moved_by_others(pipeline, &started.client, safe_lsn).await?;
-                (Reader::Backlog(backlog), STATUS_TIME_MAX)
+                (Reader::Backlog { backlog, next: None }, STATUS_TIME_MAX)
             }
             // From 0/0, so from what is confirmed: the transaction of the checkpoint is sent again where
             // it can be, and so a source with another history shows itself.
-            None => start_stream(pipeline, &started, Lsn::ZERO, safe_lsn).await?,
+            None => {
+                let (stream, status_time) = start_stream(pipeline, &started, Lsn::ZERO, safe_lsn).await?;
+                (Reader::Stream(stream), status_time)
+            }
         };
         pipeline.status.update(|status| status.reader = reading(&reader));
         let caught_up = match pipeline.until_caught_up {
@@ -207,10 +211,11 @@ impl<'p> Stream<'p> {
             {
                 return Ok(Ended::CaughtUp);
             }
-            if !is_full && self.reader.over().is_some() {
-                if !self.go_on_by_stream(wish).await? {
-                    return Ok(Ended::Drained);
-                }
+            if !is_full && let Some(why) = self.reader.go_on().await {
+                tracing::info!(pipeline = self.pipeline.slot, "reading by the stream from here on: {why}");
+                self.pump.skip_received();
+                self.received_at = Instant::now();
+                self.pipeline.status.update(|status| status.reader = Reading::Stream);
                 continue;
             }
             if is_full {
@@ -248,7 +253,13 @@ impl<'p> Stream<'p> {
                     }
                 }
                 filled = self.reader.fill(&self.pipeline.avoids_sql), if !is_full => {
-                    let bytes = filled?;
+                    let bytes = match filled? {
+                        Filled::Bytes(bytes) => bytes,
+                        Filled::Through(read_to) => {
+                            self.start_next(read_to).await?;
+                            continue;
+                        }
+                    };
                     self.received_at = Instant::now();
                     self.asked_at = None;
                     metrics::bytes_read(&self.pipeline.slot, bytes);
@@ -293,26 +304,17 @@ impl<'p> Stream<'p> {
         pump.decide(&answers)
     }
 
-    /// The reader of backlogs is done: the stream goes on where its last whole chunk ended. False: asked to drain meanwhile.
-    async fn go_on_by_stream(&mut self, wish: &mut watch::Receiver<Wish>) -> Result<bool> {
-        let Stream { pipeline, started, reader, pump, .. } = self;
-        let Reader::Backlog(backlog) = reader else { return Ok(true) };
-        let why = backlog.over().unwrap_or_default().to_owned();
-        let confirmed = started.ledger.confirmed_lsn();
-        tokio::select! {
-            biased;
-            () = drain_wished(wish) => return Ok(false),
-            () = backlog.finish(confirmed, true) => {}
-        }
-        let start = backlog.read_to();
+    /// The whole backlog has come: the stream that goes on behind it is started while the rest is delivered.
+    async fn start_next(&mut self, read_to: Lsn) -> Result<()> {
+        let Stream { pipeline, started, reader, status_time, .. } = self;
         failpoint::hit("backlog.before-stream");
         free_slot(&started.client, &pipeline.slot).await?;
-        tracing::info!(pipeline = pipeline.slot, %start, "reading by the stream from here on: {why}");
-        pump.skip_received();
-        (*reader, self.status_time) = start_stream(pipeline, started, start, confirmed).await?;
-        self.received_at = Instant::now();
-        self.pipeline.status.update(|status| status.reader = Reading::Stream);
-        Ok(true)
+        tracing::info!(pipeline = pipeline.slot, %read_to, "the backlog is read: starting the stream behind it");
+        let confirmed = started.ledger.confirmed_lsn();
+        let (stream, time) = start_stream(pipeline, started, read_to, confirmed).await?;
+        *status_time = time;
+        reader.will_go_on_by(stream);
+        Ok(())
     }
 
     fn hand_over(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
@@ -478,7 +480,7 @@ async fn start_stream(
     started: &Started,
     start: Lsn,
     safe_lsn: Lsn,
-) -> Result<(Reader, Duration)> {
+) -> Result<(ReplicationStream, Duration)> {
     let slot_name = &pipeline.slot;
     let mut replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
     let status_time = status_time(&mut replication).await?;
@@ -489,12 +491,12 @@ async fn start_stream(
     let publication_names = pipeline.publications.option();
     let mut options = STREAM_OPTIONS.to_vec();
     options.push(("publication_names", &publication_names));
-    let stream: ReplicationStream = replication
+    let stream = replication
         .start_replication(slot_name, start, &options)
         .await
         .map_err(|error| error.context(format_args!("slot {slot_name}")))?;
     not_moved_by_others(pipeline, &started.client, safe_lsn).await?;
-    Ok((Reader::Stream(stream), status_time))
+    Ok((stream, status_time))
 }
 
 /// A stream that begins behind what is confirmed skips what lies between, so it must be what was read: a promotion has

@@ -2,8 +2,10 @@
 //!
 //! A backlog is read by SQL from the start of streaming on where the slot is far behind, until little is left or something
 //! is in the way; the stream takes over where the last whole chunk ended, and reads by itself from then on
-//! (docs/decisions/backlog-reader.md). Always holds: at most one of them reads; both give the same messages at the same
-//! positions; the slot is moved only to what the ledger confirms, whoever tells the source.
+//! (docs/decisions/backlog-reader.md). The stream is started as soon as the last chunk has come, and waits until that is
+//! taken: the server reads the WAL from the slot's `restart_lsn` once more before it has anything to send. Always holds: the
+//! server works for one of them at a time; both give the same messages at the same positions; the slot is moved only to what
+//! the ledger confirms, whoever tells the source.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +17,7 @@ use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::pump::WalSource;
 use crate::pipeline::start::STREAM_OPTIONS;
-use crate::wal::backlog::{Backlog, Settings};
+use crate::wal::backlog::{Backlog, Filled, Settings};
 use crate::wal::client::{Client, classify};
 use crate::wal::connection::ReplicationStream;
 use crate::wal::frame::{Frame, StandbyStatus};
@@ -46,45 +48,61 @@ FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
 
 pub(super) enum Reader {
     Stream(ReplicationStream),
-    Backlog(Backlog),
+    Backlog {
+        backlog: Backlog,
+        /// Started where the backlog ends, and not read before that is taken.
+        next: Option<ReplicationStream>,
+    },
 }
 
 impl WalSource for Reader {
     fn next_frame(&mut self) -> Result<Option<Frame<'_>>> {
         match self {
             Reader::Stream(stream) => WalSource::next_frame(stream),
-            Reader::Backlog(backlog) => backlog.next_frame(),
+            Reader::Backlog { backlog, .. } => backlog.next_frame(),
         }
     }
 }
 
 impl Reader {
-    /// Waits for more to read; how many bytes came. Cancel-safe. `avoids_sql` is set when a chunk broke off.
-    pub(super) async fn fill(&mut self, avoids_sql: &AtomicBool) -> Result<usize> {
+    /// Waits for more to read. Cancel-safe. `avoids_sql` is set when a chunk broke off.
+    pub(super) async fn fill(&mut self, avoids_sql: &AtomicBool) -> Result<Filled> {
         match self {
-            Reader::Stream(stream) => stream.fill().await,
-            Reader::Backlog(backlog) => backlog.fill().await.inspect_err(|_| avoids_sql.store(true, Relaxed)),
+            Reader::Stream(stream) => stream.fill().await.map(Filled::Bytes),
+            Reader::Backlog { backlog, .. } => {
+                backlog.fill().await.inspect_err(|_| avoids_sql.store(true, Relaxed))
+            }
         }
     }
 
     pub(super) fn take_notices(&mut self) -> Vec<Notice> {
         match self {
             Reader::Stream(stream) => stream.take_notices(),
-            Reader::Backlog(backlog) => backlog.take_notices(),
+            Reader::Backlog { backlog, .. } => backlog.take_notices(),
         }
     }
 
     /// Whether it is the reader of backlogs.
     pub(super) fn is_backlog(&self) -> bool {
-        matches!(self, Reader::Backlog(_))
+        matches!(self, Reader::Backlog { .. })
     }
 
-    /// Why the reader of backlogs has nothing more, once everything that it had was taken.
-    pub(super) fn over(&self) -> Option<&str> {
-        match self {
-            Reader::Stream(_) => None,
-            Reader::Backlog(backlog) => backlog.over(),
+    /// Takes the stream that goes on where the backlog ends.
+    pub(super) fn will_go_on_by(&mut self, stream: ReplicationStream) {
+        if let Reader::Backlog { next, .. } = self {
+            *next = Some(stream);
         }
+    }
+
+    /// Goes on by the stream where the backlog has nothing more, and says why it has not.
+    pub(super) async fn go_on(&mut self) -> Option<String> {
+        let Reader::Backlog { backlog, next } = self else { return None };
+        let why = backlog.over()?.to_owned();
+        let stream =
+            next.take().expect("where it ends is said before it is over, and the stream started there");
+        let over = std::mem::replace(self, Reader::Stream(stream));
+        over.close().await;
+        Some(why)
     }
 
     /// Tells the source what is durable.
@@ -98,24 +116,34 @@ impl Reader {
             Reader::Stream(stream) => {
                 stream.send_copy_data(&status(received, confirmed, reply_requested)).await
             }
-            Reader::Backlog(backlog) => {
+            Reader::Backlog { backlog, next: None } => {
                 backlog.confirm(confirmed);
                 Ok(())
+            }
+            Reader::Backlog { backlog, next: Some(stream) } => {
+                // Not past what was taken, see there; and nobody would read the reply.
+                let confirmed = confirmed.min(backlog.read_to());
+                stream.send_copy_data(&status(received, confirmed, false)).await
             }
         }
     }
 
-    /// The same for the last time, and does not return before the source has it; a stream has nothing to wait for.
+    /// Where a stream does not know it yet, returns when the source has it.
     pub(super) async fn finish(&mut self, confirmed: Lsn) {
-        if let Reader::Backlog(backlog) = self {
-            backlog.finish(confirmed, false).await;
+        if let Reader::Backlog { backlog, next: None } = self {
+            backlog.finish(confirmed).await;
         }
     }
 
     pub(super) async fn close(self) {
         match self {
             Reader::Stream(stream) => stream.close().await,
-            Reader::Backlog(backlog) => backlog.close(CLOSE_WAIT_MAX).await,
+            Reader::Backlog { backlog, next } => {
+                backlog.close(CLOSE_WAIT_MAX).await;
+                if let Some(stream) = next {
+                    stream.close().await;
+                }
+            }
         }
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Progress {
     pub changes: Cell<u64>,
     /// From where the next one would be read.
     pub restart_lsn: Cell<Lsn>,
+    /// Where the last whole one ended; 0/0 before the first.
+    pub read_to: Cell<Lsn>,
     /// It is to be the last.
     pub is_last: Cell<bool>,
 }

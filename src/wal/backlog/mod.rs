@@ -66,7 +66,9 @@ pub struct Backlog {
     notices: Vec<Notice>,
     over: Option<String>,
     confirmed: watch::Sender<Lsn>,
-    finish: Option<oneshot::Sender<Finish>>,
+    /// Comes before the last item is sent; `None`: it has come, or will not.
+    through: Option<oneshot::Receiver<Lsn>>,
+    finish: Option<oneshot::Sender<Lsn>>,
     /// Resolves when the thread has ended; `None`: it has been waited for.
     ended: Option<oneshot::Receiver<()>>,
 }
@@ -83,13 +85,14 @@ enum Item {
     Failed(Error),
 }
 
-/// The last that the reader's thread is told.
-#[derive(Clone, Copy, Debug)]
-struct Finish {
-    /// What is durable.
-    confirmed: Lsn,
-    /// The stream reads the slot next, and confirms it then.
-    before_stream: bool,
+/// What [`Backlog::fill`] has waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Something came, of so many bytes.
+    Bytes(usize),
+    /// Everything is received here, though not taken yet, and nobody is at the slot any more: the stream may be started, at
+    /// the end of the last whole chunk. Said once, before it is over.
+    Through(Lsn),
 }
 
 /// Rows as COPY sends them, one behind the other.
@@ -111,6 +114,7 @@ impl Backlog {
         let (items_of_reader, items) = mpsc::channel(ITEMS_MAX);
         let (confirmed, confirmed_of_reader) = watch::channel(Lsn::ZERO);
         let (finish, finish_of_reader) = oneshot::channel();
+        let (through_of_reader, through) = oneshot::channel();
         let (opening, opened) = oneshot::channel();
         let (ending, ended) = oneshot::channel::<()>();
         std::thread::Builder::new()
@@ -123,6 +127,7 @@ impl Backlog {
                         opening,
                         items_of_reader,
                         confirmed_of_reader,
+                        through_of_reader,
                         finish_of_reader,
                     )),
                     Err(error) => {
@@ -143,6 +148,7 @@ impl Backlog {
             notices: Vec::new(),
             over: None,
             confirmed,
+            through: Some(through),
             finish: Some(finish),
             ended: Some(ended),
         })
@@ -163,18 +169,29 @@ impl Backlog {
         Ok(end.map(|(wal_end, sent_at)| Frame::Keepalive { wal_end, sent_at, reply_requested: false }))
     }
 
-    /// Waits for more; how many bytes came. Cancel-safe. Call it when [`Backlog::next_frame`] has given `None` and it
-    /// is not over.
+    /// Waits for more. Cancel-safe. Call it when [`Backlog::next_frame`] has given `None` and it is not over.
     ///
     /// # Errors
     /// A chunk broke off in the middle, classified.
-    pub async fn fill(&mut self) -> Result<usize> {
-        match self.items.recv().await {
+    pub async fn fill(&mut self) -> Result<Filled> {
+        let item = tokio::select! {
+            biased;
+            through = wait_for(&mut self.through) => {
+                self.through = None;
+                match through {
+                    Ok(read_to) => return Ok(Filled::Through(read_to)),
+                    // It failed, and says so in its turn.
+                    Err(_) => return Ok(Filled::Bytes(0)),
+                }
+            }
+            item = self.items.recv() => item,
+        };
+        match item {
             Some(Item::Rows(block)) => {
                 let bytes = block.bytes.len();
                 self.block = Some(block);
                 failpoint::hit("backlog.in-chunk");
-                return Ok(bytes);
+                return Ok(Filled::Bytes(bytes));
             }
             Some(Item::End(read_to, at)) => {
                 self.read_to = read_to;
@@ -186,7 +203,7 @@ impl Backlog {
             Some(Item::Failed(error)) => return Err(error),
             None => return Err(Error::transient("the reader of the backlog ended without a word")),
         }
-        Ok(0)
+        Ok(Filled::Bytes(0))
     }
 
     /// Why nothing more comes, once everything that came was taken.
@@ -210,12 +227,11 @@ impl Backlog {
         self.confirmed.send_replace(confirmed.min(self.read_to));
     }
 
-    /// Ends reading, wherever it is, moves the slot as [`Backlog::confirm`] does, and returns when both are done. Before the
-    /// stream it is moved only where that saves the stream more than it costs.
-    pub async fn finish(&mut self, confirmed: Lsn, before_stream: bool) {
+    /// Ends reading, wherever it is, moves the slot as [`Backlog::confirm`] does, and returns when both are done.
+    pub async fn finish(&mut self, confirmed: Lsn) {
         if let Some(finish) = self.finish.take() {
             // A reader that has ended is what is wanted.
-            let _ = finish.send(Finish { confirmed: confirmed.min(self.read_to), before_stream });
+            let _ = finish.send(confirmed.min(self.read_to));
         }
         self.wait_for_end().await;
     }
@@ -233,6 +249,15 @@ impl Backlog {
             let _ = ended.await;
             self.ended = None;
         }
+    }
+}
+
+async fn wait_for(
+    through: &mut Option<oneshot::Receiver<Lsn>>,
+) -> std::result::Result<Lsn, oneshot::error::RecvError> {
+    match through {
+        Some(through) => through.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::chunk::{Bounds, Chunk};
 use super::control::{Control, Progress};
-use super::{Block, Finish, Item, Settings};
+use super::{Block, Item, Settings};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::client::connect;
@@ -57,7 +57,8 @@ pub(super) async fn run(
     opening: oneshot::Sender<Result<()>>,
     items: mpsc::Sender<Item>,
     confirmed: watch::Receiver<Lsn>,
-    mut finish: oneshot::Receiver<Finish>,
+    through: oneshot::Sender<Lsn>,
+    mut finish: oneshot::Receiver<Lsn>,
 ) {
     let (mut reader, control) = match open(settings).await {
         Ok(opened) => opened,
@@ -73,7 +74,7 @@ pub(super) async fn run(
     let (over, is_idle) = tokio::select! {
         biased;
         asked = &mut finish => { last = Some(asked); (None, false) }
-        over = control.watch(&progress, confirmed) => (Some(over), false),
+        over = control.watch(&progress, confirmed.clone()) => (Some(over), false),
         over = reader.read(&items, &progress), if is_awaited => {
             let is_idle = over.is_ok();
             (Some(over), is_idle)
@@ -90,7 +91,13 @@ pub(super) async fn run(
         None => {
             let item = match over {
                 Some(Err(error)) => Item::Failed(error),
-                Some(Ok(why)) => Item::Over(why),
+                Some(Ok(why)) => {
+                    let known = *confirmed.borrow();
+                    heed(&control, control.advance_for_stream(known, progress.restart_lsn.get()).await);
+                    // Whom it is for has gone: what follows finds out.
+                    let _ = through.send(progress.read_to.get());
+                    Item::Over(why)
+                }
                 None => return,
             };
             tokio::select! {
@@ -101,13 +108,12 @@ pub(super) async fn run(
             }
         }
     };
-    let moved = match asked {
-        Ok(Finish { confirmed, before_stream: true }) => {
-            control.advance_for_stream(confirmed, progress.restart_lsn.get()).await
-        }
-        Ok(Finish { confirmed, before_stream: false }) => control.advance(confirmed, Lsn(u64::MAX)).await,
-        Err(_) => Ok(()),
-    };
+    if let Ok(confirmed) = asked {
+        heed(&control, control.advance(confirmed, Lsn(u64::MAX)).await);
+    }
+}
+
+fn heed(control: &Control, moved: Result<()>) {
     if let Err(error) = moved {
         tracing::warn!(slot = control.slot, "{}", error.chain());
     }
@@ -198,6 +204,7 @@ impl Reader {
             tracing::debug!(changes, received = chunk.changes, bytes = chunk.bytes, read_to = %chunk.read_to,
                 restart_lsn = %chunk.restart_lsn, "chunk of a backlog");
             progress.restart_lsn.set(chunk.restart_lsn);
+            progress.read_to.set(chunk.read_to);
             if items.send(Item::End(chunk.read_to, now())).await.is_err() {
                 return Ok("nobody reads".to_owned());
             }
