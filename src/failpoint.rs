@@ -29,7 +29,6 @@ pub const NAMES: &[&str] = &[
     "stream.after-status",
     "backlog.in-chunk",
     "backlog.after-chunk",
-    "backlog.after-advance",
     "backlog.before-stream",
     "file.after-append",
     "file.after-checkpoint",

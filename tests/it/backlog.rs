@@ -17,7 +17,7 @@ use crate::support::pick::TOASTED;
 use crate::support::{Cluster, Hub, Source, Walgate, Workload, http, wait_for, wait_until};
 
 const BY_SQL: &str = "reading by SQL";
-const BY_STREAM: &str = "reading by the stream from here on";
+const BY_STREAM: &str = "reading by the stream from there on";
 
 const SIGABRT: i32 = 6;
 /// What the largest step of these tests needs, several times.
@@ -89,7 +89,6 @@ fn a_death_while_a_backlog_is_read_loses_and_repeats_nothing() {
         "backlog.after-chunk",
         "backlog.after-chunk:2",
         "backlog.before-stream",
-        "backlog.after-advance",
     ]
     .into_iter()
     .flat_map(|failpoint| [(failpoint, false), (failpoint, true)])
@@ -272,7 +271,7 @@ fn a_role_that_is_no_superuser_reads_by_sql_and_knows_the_limit_too() {
     walgate.run_until_caught_up();
     workload.mix();
     let log = walgate.run_until_caught_up();
-    assert!(log.contains(BY_SQL) && log.contains("caught up"), "{log}");
+    assert!(log.contains(BY_SQL), "{log}");
     workload.begin().insert(50_000).commit();
     workload.begin().insert(20_000).commit();
     let log = walgate.source("backlog_temp_bytes_max = 1024").run_until_caught_up();

@@ -370,6 +370,46 @@ fn crash_at(name: &str) {
     eprintln!("{name}: {fired} of 4");
 }
 
+/// A large update of one transaction goes as DELETE and COPY, unless something on the replica could tell it from an update.
+#[test]
+fn a_large_update_goes_by_the_way_that_nobody_can_tell_from_another() {
+    const ROWS: u32 = 5000;
+    let (source, replica, hub) = (Source::new("large"), Source::new("large_r"), Hub::file());
+    let tables = ["plain", "referenced", "roomy", "indexed", "wider"];
+    for table in tables {
+        let create = format!("CREATE TABLE {table} (id bigint PRIMARY KEY, n int, note text)");
+        source.exec(&format!(
+            "{create}; INSERT INTO {table} SELECT i, i, 'x' FROM generate_series(1, {ROWS}) i"
+        ));
+        replica.exec(&create);
+    }
+    replica.exec(
+        "CREATE TABLE local (id bigint REFERENCES referenced); ALTER TABLE roomy SET (fillfactor = 50);
+         CREATE INDEX ON indexed (note); ALTER TABLE wider ADD COLUMN local text",
+    );
+    let walgate = replicating(&source, &replica, &hub, &rule("public.*", ""));
+    walgate.run_until_caught_up();
+    replica.exec("UPDATE wider SET local = 'kept'; INSERT INTO local SELECT 1");
+    let sets: Vec<String> =
+        tables.map(|table| format!("UPDATE {table} SET n = n + 1, note = 'y' || id")).into();
+    source.exec(&format!("BEGIN; {}; COMMIT", sets.join("; ")));
+    walgate.run_until_caught_up();
+    for table in tables {
+        let all = format!("SELECT row(id, n, note)::text FROM {table}");
+        assert_same(&source, &all, &replica, &all);
+    }
+    assert_eq!(replica.value("SELECT count(*) FROM wider WHERE local = 'kept'"), ROWS.to_string());
+    let deleted = |table: &str| {
+        let sql = format!("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = '{table}'");
+        replica.value(&sql).parse::<u32>().expect("a number")
+    };
+    // The server's statistics come a moment after the commit.
+    wait_until("the rows of the plain table were replaced", || deleted("plain") > ROWS / 2);
+    for table in tables.iter().filter(|table| **table != "plain") {
+        assert_eq!(deleted(table), 0, "{table}");
+    }
+}
+
 #[test]
 fn verify_names_the_keys_that_differ_and_resync_mends_them() {
     let (source, replica, hub) = (Source::new("verify"), Source::new("verify_r"), Hub::file());

@@ -32,7 +32,7 @@ use crate::route::batch::Batch;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::sink::Outcome;
 use crate::sink::checkpoint::{Identity, TableState};
-use crate::wal::backlog::Filled;
+use crate::wal::backlog::{Filled, Through};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
 use crate::wal::lock::Lock;
@@ -211,8 +211,7 @@ impl<'p> Stream<'p> {
             {
                 return Ok(Ended::CaughtUp);
             }
-            if !is_full && let Some(why) = self.reader.go_on().await {
-                tracing::info!(pipeline = self.pipeline.slot, "reading by the stream from here on: {why}");
+            if !is_full && self.reader.go_on().await {
                 self.pump.skip_received();
                 self.received_at = Instant::now();
                 self.pipeline.status.update(|status| status.reader = Reading::Stream);
@@ -255,8 +254,8 @@ impl<'p> Stream<'p> {
                 filled = self.reader.fill(&self.pipeline.avoids_sql), if !is_full => {
                     let bytes = match filled? {
                         Filled::Bytes(bytes) => bytes,
-                        Filled::Through(read_to) => {
-                            self.start_next(read_to).await?;
+                        Filled::Through(through) => {
+                            self.start_next(&through).await?;
                             continue;
                         }
                     };
@@ -305,13 +304,14 @@ impl<'p> Stream<'p> {
     }
 
     /// The whole backlog has come: the stream that goes on behind it is started while the rest is delivered.
-    async fn start_next(&mut self, read_to: Lsn) -> Result<()> {
+    async fn start_next(&mut self, through: &Through) -> Result<()> {
         let Stream { pipeline, started, reader, status_time, .. } = self;
         failpoint::hit("backlog.before-stream");
         free_slot(&started.client, &pipeline.slot).await?;
-        tracing::info!(pipeline = pipeline.slot, %read_to, "the backlog is read: starting the stream behind it");
+        let Through { read_to, why } = through;
+        tracing::info!(pipeline = pipeline.slot, %read_to, "reading by the stream from there on: {why}");
         let confirmed = started.ledger.confirmed_lsn();
-        let (stream, time) = start_stream(pipeline, started, read_to, confirmed).await?;
+        let (stream, time) = start_stream(pipeline, started, *read_to, confirmed).await?;
         *status_time = time;
         reader.will_go_on_by(stream);
         Ok(())

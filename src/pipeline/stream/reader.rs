@@ -94,15 +94,17 @@ impl Reader {
         }
     }
 
-    /// Goes on by the stream where the backlog has nothing more, and says why it has not.
-    pub(super) async fn go_on(&mut self) -> Option<String> {
-        let Reader::Backlog { backlog, next } = self else { return None };
-        let why = backlog.over()?.to_owned();
+    /// Goes on by the stream if the backlog has nothing more.
+    pub(super) async fn go_on(&mut self) -> bool {
+        let Reader::Backlog { backlog, next } = self else { return false };
+        if !backlog.is_over() {
+            return false;
+        }
         let stream =
             next.take().expect("where it ends is said before it is over, and the stream started there");
         let over = std::mem::replace(self, Reader::Stream(stream));
         over.close().await;
-        Some(why)
+        true
     }
 
     /// Tells the source what is durable.

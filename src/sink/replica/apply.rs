@@ -122,6 +122,8 @@ pub(super) struct Applier {
     has_replica_role: bool,
     /// The open transaction has the savepoint of its last part.
     has_savepoint: bool,
+    /// What is applied now is of one transaction of the source.
+    pub(super) is_one_transaction: bool,
     pub(super) source: Source,
     pub(super) conflicts: Conflicts,
     pub(super) replica: String,
@@ -136,6 +138,7 @@ impl Applier {
             statements: HashMap::new(),
             has_replica_role,
             has_savepoint: false,
+            is_one_transaction: false,
             source: Source::new(settings.source_url.clone(), settings.application_name.clone()),
             conflicts: Conflicts::new(settings.pipeline.clone(), settings.on_conflict),
             replica: settings.name.clone(),
@@ -152,6 +155,8 @@ impl Applier {
         begins: bool,
     ) -> Result<()> {
         let changes = batch.rows.changes.get(range).expect("a part of the batch's changes");
+        let transaction = |change: Option<&RowChange>| change.map(|change| change.position.commit_lsn);
+        self.is_one_transaction = transaction(changes.first()) == transaction(changes.last());
         match self.apply_known(client, batch, changes, begins).await {
             Err(error) if sqlstate_of(&error).is_some_and(is_about_definitions) => {
                 Err(self.judge(client, changes, error).await)

@@ -216,10 +216,7 @@ impl Writer<'_> {
         let table = self.table;
         let name = &table.name;
         match kind {
-            Kind::DeleteSet => {
-                let is_key = self.is_key_of_set();
-                format!("DELETE FROM {name} AS t USING {} WHERE {is_key}", self.arrays())
-            }
+            Kind::DeleteSet => self.delete_set(),
             Kind::UpdateSet => {
                 let is_key = self.is_key_of_set();
                 let changed: Vec<usize> = table.changed(mask).collect();
@@ -306,6 +303,23 @@ impl Writer<'_> {
         }
     }
 
+    /// By a single column without a join, which would make a copy of each row of the arrays for what is never asked of it.
+    fn delete_set(&mut self) -> String {
+        let table = self.table;
+        if let [at] = table.key()
+            && let column = table.column(*at)
+            && column.is_element
+        {
+            let array = format!("${}::text[]::{}[]", self.enter(Of::Old(*at)), column.cast);
+            return format!(
+                "DELETE FROM {} AS t WHERE t.{} {} ANY ({array})",
+                table.name, column.name, column.equals
+            );
+        }
+        let is_key = self.is_key_of_set();
+        format!("DELETE FROM {} AS t USING {} WHERE {is_key}", table.name, self.arrays())
+    }
+
     /// One of the rows that are equal to the old one. A ctid is unique within a partition only.
     fn one(&mut self) -> String {
         let is_row = self.is_whole_row();
@@ -363,6 +377,7 @@ mod tests {
             is_generated: false,
             is_identity_always,
             is_findable: name == "id",
+            is_element: name == "id",
         };
         Table {
             target: Arc::new(target),
@@ -371,6 +386,7 @@ mod tests {
             is_ordered: false,
             has_row_triggers: false,
             has_arbiter: true,
+            is_replaceable: false,
         }
     }
 
@@ -387,6 +403,16 @@ mod tests {
         let nothing = table().statement(Kind::UpdateSet, &Mask::from_slice(&[0b110]));
         assert!(nothing.sql.starts_with("SELECT FROM"), "{}", nothing.sql);
         assert_eq!(nothing.parameters, [Of::Old(0)]);
+        let delete = table().statement(Kind::DeleteSet, &Mask::new());
+        assert_eq!(
+            delete.sql,
+            "DELETE FROM \"public\".\"t\" AS t WHERE t.\"id\" = ANY ($1::text[]::\"pg_catalog\".\"bpchar\"[])"
+        );
+        let mut array = table();
+        array.columns[0].is_element = false;
+        assert!(
+            array.statement(Kind::DeleteSet, &Mask::new()).sql.contains("USING unnest($1::text[]) AS u (c1)")
+        );
         let delete = table().statement(Kind::DeleteOne, &Mask::new());
         assert!(
             delete

@@ -26,7 +26,11 @@ SELECT c.oid, c.relkind::text, \
              FROM pg_catalog.pg_class u JOIN pg_catalog.pg_namespace un ON un.oid = u.relnamespace \
              WHERE u.relkind = 'r' AND u.relpersistence <> 'p' \
              AND (u.oid = c.oid OR u.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p)) \
-             ORDER BY 1) \
+             ORDER BY 1), \
+       c.relkind = 'r' AND NOT c.relhasrules AND NOT COALESCE(c.reloptions::text LIKE '%fillfactor%', false) \
+       AND (SELECT count(*) FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid) = 1 \
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.confrelid = c.oid) \
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication) \
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
 WHERE n.nspname = $1 AND c.relname = $2";
 /// Where the equality operator of type `t` lives, that of the type under all domains.
@@ -44,13 +48,14 @@ macro_rules! equality_schema {
          WHERE oc.opcdefault AND oc.opcintype = base.oid LIMIT 1)"
     };
 }
-/// Columns: name, type, whether generated, whether identity ALWAYS, where the type's equality operator lives, and whether
-/// an index leads with it and it is never NULL.
+/// Columns: name, type, whether generated, whether identity ALWAYS, where the type's equality operator lives, whether
+/// an index leads with it and it is never NULL, and whether there are arrays whose elements it can be.
 const COLUMNS: &str = concat!(
     "SELECT a.attname::text, tn.nspname::text, t.typname::text, a.attgenerated <> '', a.attidentity = 'a', ",
     equality_schema!(),
     ", a.attnotnull AND EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid \
-          AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL) \
+          AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL), \
+          t.typarray <> 0 AND t.typcategory <> 'A' \
       FROM pg_catalog.pg_attribute a \
       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
       JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace \
@@ -85,6 +90,8 @@ pub(super) struct Column {
     pub is_identity_always: bool,
     /// An index leads with it, its type has equality, and it is never NULL: rows may be found by it.
     pub is_findable: bool,
+    /// `= ANY (array)` looks for such values.
+    pub is_element: bool,
 }
 
 /// See the module.
@@ -102,6 +109,10 @@ pub(super) struct Table {
     pub has_row_triggers: bool,
     /// ON CONFLICT can name the key.
     pub has_arbiter: bool,
+    /// A row that goes and comes again with other values is as good as one that is updated: all of its columns come from the
+    /// source, no index but the key's has to follow, there is no room kept on its page, and no trigger, rule, foreign key or
+    /// publication sees the difference.
+    pub is_replaceable: bool,
 }
 
 impl Table {
@@ -143,7 +154,14 @@ impl Table {
         }
         let unique = client.query(UNIQUE, &[&oid]).await.map_err(classify)?;
         let has_arbiter = !target.key.is_empty() && unique.iter().any(|row| is_key(&target, row.get(0)));
+        let is_plain: bool = found.get(5);
+        // What the replica computes it computes again; every other column must be the source's.
+        let is_ours = |row: &Row| {
+            row.get::<_, bool>(3) || target.columns.iter().any(|column| row.get::<_, &str>(0) == column.name)
+        };
+        let is_replaceable = is_plain && has_replica_role && !has_row_triggers && rows.iter().all(is_ours);
         Ok(Table {
+            is_replaceable,
             is_ordered: has_row_triggers || has_foreign_keys || !has_arbiter,
             target,
             name,
@@ -162,6 +180,7 @@ fn column(row: &Row) -> Column {
         is_identity_always: row.get(4),
         equals: equals(row.get(5)),
         is_findable: row.get::<_, Option<&str>>(5).is_some() && row.get(6),
+        is_element: row.get(7),
     }
 }
 

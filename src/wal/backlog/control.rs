@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Result;
-use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::wal::client::{Client, classify};
 
@@ -116,10 +115,7 @@ impl Control {
         let (confirmed, before) = (to.to_string(), restart_before.to_string());
         let advanced = self.client.query(ADVANCE, &[&self.slot, &confirmed, &before]).await.map_err(classify);
         match advanced {
-            Ok(_) => {
-                failpoint::hit("backlog.after-advance");
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(error) if error.is_definite() => {
                 Err(error.context(format_args!("slot {} cannot be moved to {to}", self.slot)))
             }

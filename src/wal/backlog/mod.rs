@@ -64,10 +64,10 @@ pub struct Backlog {
     end: Option<(Lsn, Timestamp)>,
     read_to: Lsn,
     notices: Vec<Notice>,
-    over: Option<String>,
+    is_over: bool,
     confirmed: watch::Sender<Lsn>,
     /// Comes before the last item is sent; `None`: it has come, or will not.
-    through: Option<oneshot::Receiver<Lsn>>,
+    through: Option<oneshot::Receiver<Through>>,
     finish: Option<oneshot::Sender<Lsn>>,
     /// Resolves when the thread has ended; `None`: it has been waited for.
     ended: Option<oneshot::Receiver<()>>,
@@ -80,19 +80,27 @@ enum Item {
     Rows(Block),
     /// A chunk has ended, with a transaction: everything that committed before this was received.
     End(Lsn, Timestamp),
-    /// Nothing more comes, and why; the last thing before it is the end of a chunk.
-    Over(String),
+    /// Nothing more comes; the last thing before it is the end of a chunk.
+    Over,
     Failed(Error),
 }
 
 /// What [`Backlog::fill`] has waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filled {
     /// Something came, of so many bytes.
     Bytes(usize),
-    /// Everything is received here, though not taken yet, and nobody is at the slot any more: the stream may be started, at
-    /// the end of the last whole chunk. Said once, before it is over.
-    Through(Lsn),
+    /// Said once, before it is over.
+    Through(Through),
+}
+
+/// The server has sent everything, though it is not all taken yet, and the stream may be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// The end of the last whole chunk: where the stream is to begin.
+    pub read_to: Lsn,
+    /// Why nothing more is read by SQL.
+    pub why: String,
 }
 
 /// Rows as COPY sends them, one behind the other.
@@ -146,7 +154,7 @@ impl Backlog {
             end: None,
             read_to: Lsn::ZERO,
             notices: Vec::new(),
-            over: None,
+            is_over: false,
             confirmed,
             through: Some(through),
             finish: Some(finish),
@@ -179,7 +187,7 @@ impl Backlog {
             through = wait_for(&mut self.through) => {
                 self.through = None;
                 match through {
-                    Ok(read_to) => return Ok(Filled::Through(read_to)),
+                    Ok(through) => return Ok(Filled::Through(through)),
                     // It failed, and says so in its turn.
                     Err(_) => return Ok(Filled::Bytes(0)),
                 }
@@ -199,16 +207,16 @@ impl Backlog {
                 failpoint::hit("backlog.after-chunk");
             }
             Some(Item::Notices(notices)) => self.notices.extend(notices),
-            Some(Item::Over(why)) => self.over = Some(why),
+            Some(Item::Over) => self.is_over = true,
             Some(Item::Failed(error)) => return Err(error),
             None => return Err(Error::transient("the reader of the backlog ended without a word")),
         }
         Ok(Filled::Bytes(0))
     }
 
-    /// Why nothing more comes, once everything that came was taken.
-    pub fn over(&self) -> Option<&str> {
-        self.over.as_deref().filter(|_| self.end.is_none() && self.block.is_none())
+    /// Whether nothing more comes, and everything that came was taken.
+    pub fn is_over(&self) -> bool {
+        self.is_over && self.end.is_none() && self.block.is_none()
     }
 
     /// Where the last whole chunk ended; 0/0 before the first.
@@ -253,8 +261,8 @@ impl Backlog {
 }
 
 async fn wait_for(
-    through: &mut Option<oneshot::Receiver<Lsn>>,
-) -> std::result::Result<Lsn, oneshot::error::RecvError> {
+    through: &mut Option<oneshot::Receiver<Through>>,
+) -> std::result::Result<Through, oneshot::error::RecvError> {
     match through {
         Some(through) => through.await,
         None => std::future::pending().await,

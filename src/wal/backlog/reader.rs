@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::chunk::{Bounds, Chunk};
 use super::control::{Control, Progress};
-use super::{Block, Item, Settings};
+use super::{Block, Item, Settings, Through};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::client::connect;
@@ -57,7 +57,7 @@ pub(super) async fn run(
     opening: oneshot::Sender<Result<()>>,
     items: mpsc::Sender<Item>,
     confirmed: watch::Receiver<Lsn>,
-    through: oneshot::Sender<Lsn>,
+    through: oneshot::Sender<Through>,
     mut finish: oneshot::Receiver<Lsn>,
 ) {
     let (mut reader, control) = match open(settings).await {
@@ -95,8 +95,8 @@ pub(super) async fn run(
                     let known = *confirmed.borrow();
                     heed(&control, control.advance_for_stream(known, progress.restart_lsn.get()).await);
                     // Whom it is for has gone: what follows finds out.
-                    let _ = through.send(progress.read_to.get());
-                    Item::Over(why)
+                    let _ = through.send(Through { read_to: progress.read_to.get(), why });
+                    Item::Over
                 }
                 None => return,
             };
