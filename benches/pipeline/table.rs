@@ -66,7 +66,7 @@ pub fn insert_one_by_one(session: &Session, count: u64) -> Result<()> {
 pub fn update_one_by_one(session: &Session, count: u64) -> Result<()> {
     session.run(&format!(
         "CREATE PROCEDURE update_one_by_one(last bigint) LANGUAGE plpgsql AS $$ BEGIN \
-        FOR i IN 1..last LOOP UPDATE {NAME} SET a = a + 1, d = d + 1 WHERE id = i * 7919 % last + 1; COMMIT; \
+        FOR i IN 1..last LOOP UPDATE {NAME} SET a = a + 1, d = d + 1 WHERE id = i::bigint * 7919 % last + 1; COMMIT; \
         END LOOP; END $$"
     ))?;
     session.run(&format!("CALL update_one_by_one({count})"))

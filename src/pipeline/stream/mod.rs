@@ -117,7 +117,7 @@ impl<'p> Stream<'p> {
         let (reader, status_time) = match reader::backlog(pipeline, &started.client, safe_lsn).await? {
             Some(backlog) => {
                 not_moved_by_others(pipeline, &started.client, safe_lsn).await?;
-                (Reader::Backlog { backlog, next: None }, STATUS_TIME_MAX)
+                (Reader::Backlog { backlog: Box::new(backlog), next: None }, STATUS_TIME_MAX)
             }
             // From 0/0, so from what is confirmed: the transaction of the checkpoint is sent again where
             // it can be, and so a source with another history shows itself.
@@ -211,10 +211,7 @@ impl<'p> Stream<'p> {
             {
                 return Ok(Ended::CaughtUp);
             }
-            if !is_full && self.reader.go_on().await {
-                self.pump.skip_received();
-                self.received_at = Instant::now();
-                self.pipeline.status.update(|status| status.reader = Reading::Stream);
+            if !is_full && self.reader.over().is_some() && self.go_on_by_stream().await? {
                 continue;
             }
             if is_full {
@@ -303,7 +300,27 @@ impl<'p> Stream<'p> {
         pump.decide(&answers)
     }
 
-    /// The whole backlog has come: the stream that goes on behind it is started while the rest is delivered.
+    /// Goes on by the stream, all of the backlog being taken; false: it is not time yet.
+    async fn go_on_by_stream(&mut self) -> Result<bool> {
+        if !self.reader.go_on().await {
+            let ledger = &self.started.ledger;
+            if !(ledger.is_empty() && cadence::is_all_handed(&self.pump, ledger)) {
+                self.cadence.asked();
+                return Ok(false);
+            }
+            // All of it is durable: the slot can be moved there.
+            self.reader.finish(ledger.confirmed_lsn()).await;
+            let over = self.reader.over().cloned().expect("it was asked before");
+            self.start_next(&over).await?;
+            self.reader.go_on().await;
+        }
+        self.pump.skip_received();
+        self.received_at = Instant::now();
+        self.pipeline.status.update(|status| status.reader = Reading::Stream);
+        Ok(true)
+    }
+
+    /// Starts the stream that goes on behind the backlog.
     async fn start_next(&mut self, through: &Through) -> Result<()> {
         let Stream { pipeline, started, reader, status_time, .. } = self;
         failpoint::hit("backlog.before-stream");

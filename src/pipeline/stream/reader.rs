@@ -2,10 +2,10 @@
 //!
 //! A backlog is read by SQL from the start of streaming on where the slot is far behind, until little is left or something
 //! is in the way; the stream takes over where the last whole chunk ended, and reads by itself from then on
-//! (docs/decisions/backlog-reader.md). The stream is started as soon as the last chunk has come, and waits until that is
-//! taken: the server reads the WAL from the slot's `restart_lsn` once more before it has anything to send. Always holds: the
-//! server works for one of them at a time; both give the same messages at the same positions; the slot is moved only to what
-//! the ledger confirms, whoever tells the source.
+//! (docs/decisions/backlog-reader.md). Before it has anything to send, the server reads the WAL from the slot's `restart_lsn`
+//! once more: so the slot is moved first, when all is durable, or where it cannot be moved far, the stream is started as soon
+//! as the last chunk has come, and waits until that is taken. Always holds: the server works for one of them at a time; both
+//! give the same messages at the same positions; the slot is moved only to what the ledger confirms, whoever tells the source.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,7 +17,7 @@ use crate::lsn::Lsn;
 use crate::pipeline::Pipeline;
 use crate::pipeline::pump::WalSource;
 use crate::pipeline::start::STREAM_OPTIONS;
-use crate::wal::backlog::{Backlog, Filled, Settings};
+use crate::wal::backlog::{Backlog, Filled, Settings, Through};
 use crate::wal::client::{Client, classify};
 use crate::wal::connection::ReplicationStream;
 use crate::wal::frame::{Frame, StandbyStatus};
@@ -49,7 +49,7 @@ FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
 pub(super) enum Reader {
     Stream(ReplicationStream),
     Backlog {
-        backlog: Backlog,
+        backlog: Box<Backlog>,
         /// Started where the backlog ends, and not read before that is taken.
         next: Option<ReplicationStream>,
     },
@@ -94,14 +94,18 @@ impl Reader {
         }
     }
 
-    /// Goes on by the stream if the backlog has nothing more.
-    pub(super) async fn go_on(&mut self) -> bool {
-        let Reader::Backlog { backlog, next } = self else { return false };
-        if !backlog.is_over() {
-            return false;
+    /// Where and why the backlog has ended, once all of it was taken.
+    pub(super) fn over(&self) -> Option<&Through> {
+        match self {
+            Reader::Stream(_) => None,
+            Reader::Backlog { backlog, .. } => backlog.over(),
         }
-        let stream =
-            next.take().expect("where it ends is said before it is over, and the stream started there");
+    }
+
+    /// Goes on by the stream, if it was started.
+    pub(super) async fn go_on(&mut self) -> bool {
+        let Reader::Backlog { next, .. } = self else { return false };
+        let Some(stream) = next.take() else { return false };
         let over = std::mem::replace(self, Reader::Stream(stream));
         over.close().await;
         true

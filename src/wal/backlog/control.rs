@@ -27,6 +27,8 @@ const WORTH_BYTES: u64 = 64 << 20;
 const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(s.slot_name, $2::text::pg_lsn) \
 FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.confirmed_flush_lsn < $2::text::pg_lsn \
 AND s.restart_lsn < $3::text::pg_lsn";
+const IS_BEHIND: &str =
+    "SELECT s.restart_lsn < $2::text::pg_lsn FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
 /// What the decoder wrote to disk of transactions that do not fit into `logical_decoding_work_mem`.
 const SPILLED: &str =
     "SELECT s.spill_bytes FROM pg_catalog.pg_stat_replication_slots s WHERE s.slot_name = $1";
@@ -96,12 +98,17 @@ impl Control {
         Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
     }
 
-    /// Moves the slot to what is durable before the stream reads it, if that saves the stream more than it costs.
+    /// Moves the slot to what is durable before the stream reads it, if that saves the stream more than it costs, and says
+    /// whether it would save as much to do so once everything is: the reader's own slot will be read from `restart_lsn`.
     ///
     /// # Errors
-    /// As [`Control::advance`].
-    pub(super) async fn advance_for_stream(&self, to: Lsn, restart_lsn: Lsn) -> Result<()> {
-        self.advance(to, Lsn(restart_lsn.0.saturating_sub(WORTH_BYTES))).await
+    /// As [`Control::advance`]. Transient: the connection broke.
+    pub(super) async fn advance_for_stream(&self, to: Lsn, restart_lsn: Lsn) -> Result<bool> {
+        let worth_it = Lsn(restart_lsn.0.saturating_sub(WORTH_BYTES));
+        self.advance(to, worth_it).await?;
+        let (slot, worth_it) = (&self.slot, worth_it.to_string());
+        let row = self.client.query_opt(IS_BEHIND, &[slot, &worth_it]).await.map_err(classify)?;
+        Ok(row.is_some_and(|row| row.get(0)))
     }
 
     /// Moves the slot to what is durable, if its `restart_lsn` is before `restart_before`.

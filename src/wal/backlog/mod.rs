@@ -64,7 +64,7 @@ pub struct Backlog {
     end: Option<(Lsn, Timestamp)>,
     read_to: Lsn,
     notices: Vec<Notice>,
-    is_over: bool,
+    over: Option<Through>,
     confirmed: watch::Sender<Lsn>,
     /// Comes before the last item is sent; `None`: it has come, or will not.
     through: Option<oneshot::Receiver<Through>>,
@@ -81,7 +81,7 @@ enum Item {
     /// A chunk has ended, with a transaction: everything that committed before this was received.
     End(Lsn, Timestamp),
     /// Nothing more comes; the last thing before it is the end of a chunk.
-    Over,
+    Over(Through),
     Failed(Error),
 }
 
@@ -90,11 +90,12 @@ enum Item {
 pub enum Filled {
     /// Something came, of so many bytes.
     Bytes(usize),
-    /// Said once, before it is over.
+    /// Said at most once, before it is over: the stream may be started now. Not said where it costs the server less once
+    /// everything is durable.
     Through(Through),
 }
 
-/// The server has sent everything, though it is not all taken yet, and the stream may be started.
+/// The server has sent everything, though it is not all taken yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Through {
     /// The end of the last whole chunk: where the stream is to begin.
@@ -154,7 +155,7 @@ impl Backlog {
             end: None,
             read_to: Lsn::ZERO,
             notices: Vec::new(),
-            is_over: false,
+            over: None,
             confirmed,
             through: Some(through),
             finish: Some(finish),
@@ -207,16 +208,16 @@ impl Backlog {
                 failpoint::hit("backlog.after-chunk");
             }
             Some(Item::Notices(notices)) => self.notices.extend(notices),
-            Some(Item::Over) => self.is_over = true,
+            Some(Item::Over(over)) => self.over = Some(over),
             Some(Item::Failed(error)) => return Err(error),
             None => return Err(Error::transient("the reader of the backlog ended without a word")),
         }
         Ok(Filled::Bytes(0))
     }
 
-    /// Whether nothing more comes, and everything that came was taken.
-    pub fn is_over(&self) -> bool {
-        self.is_over && self.end.is_none() && self.block.is_none()
+    /// Where and why it ended, once nothing more comes and everything that came was taken.
+    pub fn over(&self) -> Option<&Through> {
+        self.over.as_ref().filter(|_| self.end.is_none() && self.block.is_none())
     }
 
     /// Where the last whole chunk ended; 0/0 before the first.

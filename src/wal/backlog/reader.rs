@@ -92,11 +92,15 @@ pub(super) async fn run(
             let item = match over {
                 Some(Err(error)) => Item::Failed(error),
                 Some(Ok(why)) => {
+                    let over = Through { read_to: progress.read_to.get(), why };
                     let known = *confirmed.borrow();
-                    heed(&control, control.advance_for_stream(known, progress.restart_lsn.get()).await);
-                    // Whom it is for has gone: what follows finds out.
-                    let _ = through.send(Through { read_to: progress.read_to.get(), why });
-                    Item::Over
+                    let moved = control.advance_for_stream(known, progress.restart_lsn.get()).await;
+                    match moved.unwrap_or_else(|error| heed(&control, error)) {
+                        true => drop(through),
+                        // Whom it is for has gone: what follows finds out.
+                        false => drop(through.send(over.clone())),
+                    }
+                    Item::Over(over)
                 }
                 None => return,
             };
@@ -109,14 +113,14 @@ pub(super) async fn run(
         }
     };
     if let Ok(confirmed) = asked {
-        heed(&control, control.advance(confirmed, Lsn(u64::MAX)).await);
+        control.advance(confirmed, Lsn(u64::MAX)).await.unwrap_or_else(|error| heed(&control, error));
     }
 }
 
-fn heed(control: &Control, moved: Result<()>) {
-    if let Err(error) = moved {
-        tracing::warn!(slot = control.slot, "{}", error.chain());
-    }
+/// The slot that was not moved now is moved later.
+fn heed<T: Default>(control: &Control, error: Error) -> T {
+    tracing::warn!(slot = control.slot, "{}", error.chain());
+    T::default()
 }
 
 struct Reader {
