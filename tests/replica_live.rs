@@ -3,9 +3,11 @@
 //! Needs `WALGATE_TEST_PG_URL`, a superuser's URL; without it the tests fail. Each owns two databases, a source and a
 //! replica, dropped at its end. Cases of CASES.md are named where a test shows one.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::StreamExt;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use walgate::change::Position;
 use walgate::config::OnConflict;
@@ -279,18 +281,23 @@ struct Run {
 }
 
 impl Run {
-    /// Copies these lines by a lane; `meanwhile`: before it commits.
+    /// Copies what a query on the source gives by a lane; `meanwhile`: before it commits.
     fn copy(
         &self,
         pair: &Pair,
         target: TargetId,
-        lines: &'static str,
+        query: &str,
         meanwhile: impl FnOnce(),
     ) -> walgate::error::Result<()> {
-        pair.replica.runtime.block_on(async {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
             let mut lane = self.copier.open(1).await?;
             let mut arrival = lane.begin(target).await?;
-            arrival.send(lines.into()).await?;
+            let copy = format!("COPY ({query}) TO STDOUT (FORMAT {})", arrival.format());
+            let mut rows = pin!(pair.source.client.as_ref().unwrap().copy_out(&copy).await.expect(query));
+            while let Some(piece) = rows.next().await {
+                arrival.send(piece.expect(query)).await?;
+            }
             tokio::task::block_in_place(meanwhile);
             arrival.commit().await
         })
@@ -699,12 +706,13 @@ fn a_successor_fences_the_lanes_of_a_copy() {
     pair.both(T);
     let run = pair.run();
     let t = run.target(&pair, "t", &["id"]);
-    run.copy(&pair, t, "1\ta\tb\n", || {}).expect("copied");
+    run.copy(&pair, t, "SELECT 1, 'a'::text, 'b'::text", || {}).expect("copied");
     let next = "UPDATE walgate.checkpoint SET epoch = epoch + 1";
     let other = Db::at(&pair.server, &pair.replica.name, "postgres");
-    let error = run.copy(&pair, t, "2\ta\tb\n", || other.exec(next)).expect_err("fenced");
+    let error =
+        run.copy(&pair, t, "SELECT 2, 'a'::text, 'b'::text", || other.exec(next)).expect_err("fenced");
     assert_eq!(error.class(), Class::Fenced, "{}", error.chain());
-    let error = run.copy(&pair, t, "3\ta\tb\n", || {}).expect_err("fenced");
+    let error = run.copy(&pair, t, "SELECT 3, 'a'::text, 'b'::text", || {}).expect_err("fenced");
     assert!(error.chain().contains("has taken over"), "{}", error.chain());
     wait_until("the lanes to go", || {
         pair.replica.value("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass") == "0"
@@ -727,15 +735,7 @@ fn a_successor_waits_for_a_lane_that_has_looked() {
     let t = run.target(&pair, "t", &["id"]);
     let other = Db::at(&pair.server, &pair.replica.name, "postgres");
     std::thread::scope(|scope| {
-        let copied = scope.spawn(|| {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            runtime.block_on(async {
-                let mut lane = run.copier.open(1).await?;
-                let mut arrival = lane.begin(t).await?;
-                arrival.send("1\ta\tb\n".into()).await?;
-                arrival.commit().await
-            })
-        });
+        let copied = scope.spawn(|| run.copy(&pair, t, "SELECT 1, 'a'::text, 'b'::text", || {}));
         let waiting = |event: &str| {
             other.value(&format!("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = '{event}'")) == "1"
         };
@@ -1075,7 +1075,7 @@ fn columns_of_the_replicas_own() {
         ["1|b|7|14|kept", "2|up|8|16|mine", "4|a|4|8|mine", "200|few|1|2|mine", "300|moved|9|18|mine"]
     );
     // Lines of a copy as well: the source is asked for the others only.
-    run.copy(&pair, t, "400\tcopy\\td\t5\n", || {}).expect("copied");
+    run.copy(&pair, t, "SELECT 400, E'copy\\td'::text, 5", || {}).expect("copied");
     assert_eq!(pair.replica.value("SELECT id, a, n, g FROM t WHERE id = 400"), "400|copy\td|5|10");
 }
 
@@ -1213,7 +1213,7 @@ fn a_copy_its_states_and_its_repetition() {
             run.accept(false).expect("accepted");
             run.idle().expect("confirmed");
             if nth == 0 {
-                run.copy(&pair, t, "1\ta\\\\\\n\t\\N\n2\t\tb\n", || {}).expect("copied");
+                run.copy(&pair, t, "VALUES (1, E'a\\\\\\n', NULL), (2, '', 'b')", || {}).expect("copied");
             }
         }
         assert_eq!(pair.replica.lines("SELECT * FROM t ORDER BY id"), ["1|a\\\n|~", "2||b"]);
@@ -1222,7 +1222,7 @@ fn a_copy_its_states_and_its_repetition() {
         assert_eq!(stored.checkpoint.map(|checkpoint| checkpoint.phase), Some(Phase::Snapshot));
     }
     // A table that holds other rows refuses.
-    let error = run.copy(&pair, t, "1\ta\tb\n", || {}).expect_err("the row is there");
+    let error = run.copy(&pair, t, "SELECT 1, 'a'::text, 'b'::text", || {}).expect_err("the row is there");
     assert_eq!(error.table().map(|table| table.name.as_str()), Some("public.t"));
     assert!(
         error.is_definite() && error.hint().is_some_and(|hint| hint.contains("TRUNCATE")),

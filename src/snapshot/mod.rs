@@ -1,7 +1,8 @@
 //! The initial copy: tables as `read` events or as rows, and the hand-over to the stream.
 //!
 //! Comes in: tables whose copy is not done. Goes out: their rows; to a hub each table's state with them in the same
-//! transaction, at a replica "begun" before them and "done" behind them (`sink::replica::lane`). Always holds (EXACTLY_ONCE.md, "Copying a table"):
+//! transaction, at a replica "begun" before them and "done" behind them (`sink::replica::lane`). Always holds
+//! (EXACTLY_ONCE.md, "Copying a table"):
 //!
 //! - a copy reads one exported snapshot of a temporary slot, whose consistent point is the table's
 //!   `copied_at`; the main slot is older, so nothing lies between copy and stream;

@@ -36,9 +36,9 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// The statement that copies these columns of it.
-    pub fn copy(&self, columns: &str) -> String {
-        format!("COPY (SELECT {columns} {}) TO STDOUT", self.from)
+    /// The statement that copies these columns of it, in a format of COPY's.
+    pub fn copy(&self, columns: &str, format: &str) -> String {
+        format!("COPY (SELECT {columns} {}) TO STDOUT (FORMAT {format})", self.from)
     }
 
     /// An error of reading it.
@@ -208,7 +208,7 @@ impl Worker<'_> {
         let table = &chunk.table;
         self.begin_table(table, plan).await?;
         let columns = table.table.columns.len();
-        let mut rows = connection.copy_out(&chunk.copy(table.columns())).await?;
+        let mut rows = connection.copy_out(&chunk.copy(table.columns(), "text")).await?;
         loop {
             match rows.next_row()? {
                 CopyNext::Row(line) => {
@@ -223,7 +223,7 @@ impl Worker<'_> {
                 CopyNext::Fill => {
                     rows.fill().await?;
                 }
-                CopyNext::End => return Ok(()),
+                CopyNext::End(_) => return Ok(()),
             }
         }
     }

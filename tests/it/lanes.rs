@@ -106,6 +106,8 @@ fn lanes_whose_epoch_was_taken_commit_nothing() {
     holder.exec("BEGIN; LOCK TABLE t IN SHARE MODE");
     let running = copy.walgate.run();
     wait_until("the lanes to wait", || copy.waiting() == 3);
+    let formats = "SELECT DISTINCT query ~ 'binary' FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY%'";
+    assert_eq!(copy.replica.value(formats), "t", "int and text are the same everywhere");
     copy.replica.exec("UPDATE walgate.checkpoint SET epoch = epoch + 1");
     let taken = copy.replica.value("SELECT epoch FROM walgate.checkpoint");
     holder.exec("COMMIT");
@@ -142,4 +144,45 @@ fn copied_rows_carry_the_origin_of_their_lane() {
     let dropped = copy.walgate.command(&["drop", "--yes"]);
     assert!(dropped.status.success(), "{}", String::from_utf8_lossy(&dropped.stderr));
     assert_eq!(copy.replica.value(&origins), "0", "they go with the pipeline");
+}
+
+/// Rows go in COPY's binary format where every type is the same on both sides, else as text: the same rows in both.
+#[test]
+fn every_type_arrives_as_it_is_in_either_format() {
+    let (source, replica) = (Source::new("lanetypes"), Source::new("lanetypes_r"));
+    let columns = "id int PRIMARY KEY, bo bool, by bytea, i2 int2, i8 int8, f4 float4, f8 float8, nu numeric, nd numeric(9,2), \
+         te text, vc varchar(5), bp char(5), da date, ti time(2), ts timestamp(3), tz timestamptz, uu uuid, js json, jb jsonb";
+    let rows = [
+        "1, true, '\\x000a5c09ff', -32768, 9223372036854775807, '-0', '-0', 'NaN', 'NaN', E'a\\tb\\\\c\\n\\\\N\\r', 'äöüßé', 'a', \
+         'infinity', '24:00', '-infinity', 'infinity', md5('a')::uuid, ' {\"b\": 1, \"a\" :1, \"a\":2}', '{\"b\": 1e400, \"a\": \"ä\"}'",
+        "2, false, '', 32767, -9223372036854775808, 'NaN', '-Infinity', 'Infinity', -9999999.99, '', '', '', \
+         '4713-01-01 BC', '00:00:00.019', '294276-12-31 23:59:59.9994', '4713-01-01 BC', md5('b')::uuid, '[]', 'null'",
+        "3",
+        "4, NULL, repeat('x', 300000)::bytea, 0, 0, 1e-45, 5e-324, 1e-300, 0.005, repeat('ä', 100000), E'\\x01\\x7f'",
+    ];
+    for table in ["same", "wider"] {
+        source.exec(&format!("CREATE TABLE {table} ({columns})"));
+        rows.iter().for_each(|row| source.exec(&format!("INSERT INTO {table} VALUES ({row})")));
+    }
+    replica.exec(&format!(
+        "CREATE TABLE same ({columns}); CREATE TABLE wider ({})",
+        columns.replace("i2 int2", "i2 int4")
+    ));
+    let walgate = replicating(&source, &replica, &Hub::file(), &rule("public.*", ""));
+    walgate.run_until_caught_up();
+    for table in ["same", "wider"] {
+        let all = format!("SELECT x::text FROM {table} x");
+        assert_eq!(source.value(&format!("SELECT count(*) FROM {table}")), "4");
+        assert_same(&source, &all, &replica, &all);
+    }
+    // What is cut would be another value.
+    replica.exec("CREATE TABLE shorter (id int PRIMARY KEY, v varchar(3))");
+    source.exec(
+        "CREATE TABLE shorter (id int PRIMARY KEY, v varchar(5)); INSERT INTO shorter VALUES (1, 'abcd')",
+    );
+    let mut running = walgate.start(&["run", "--until-caught-up"]);
+    assert_eq!(running.wait(crate::support::PATIENCE).code(), Some(1));
+    for word in ["public.shorter", "a row is refused", "value too long"] {
+        assert!(running.stderr().contains(word), "no {word:?} in {}", running.stderr());
+    }
 }
