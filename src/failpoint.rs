@@ -40,6 +40,8 @@ pub const NAMES: &[&str] = &[
     "replica.after-commit",
     "replica.before-confirm",
     "replica.after-confirm",
+    "replica.copy.before-commit",
+    "replica.copy.after-commit",
 ];
 
 /// Dies here if the environment says so.

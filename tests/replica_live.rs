@@ -3,9 +3,11 @@
 //! Needs `WALGATE_TEST_PG_URL`, a superuser's URL; without it the tests fail. Each owns two databases, a source and a
 //! replica, dropped at its end. Cases of CASES.md are named where a test shows one.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::StreamExt;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use walgate::change::Position;
 use walgate::config::OnConflict;
@@ -16,7 +18,7 @@ use walgate::route::row::{Cell, RowChange, RowOp, Target, TargetColumn, TargetId
 use walgate::sink::checkpoint::{
     Checkpoint, Identity, Parked, Phase, Shape, ShapeColumn, Stored, TableState,
 };
-use walgate::sink::replica::{ReplicaSession, ReplicaSettings, ReplicaSink, forget, peek};
+use walgate::sink::replica::{Copier, ReplicaSession, ReplicaSettings, ReplicaSink, forget, peek};
 use walgate::sink::{Durable, Sink, SinkLimits, Stop};
 use walgate::wal::timestamp::Timestamp;
 use walgate::wal::url::ConnectUrl;
@@ -192,9 +194,11 @@ impl Pair {
         let lsn = checkpoint.commit_lsn.0;
         let safe_lsn = checkpoint.safe_lsn;
         let limits = SinkLimits::of(256 << 20);
+        let copier = session.copier(targets.clone());
         let sink = session.into_sink(checkpoint, targets.clone(), limits, stop);
         Run {
             sink,
+            copier,
             targets,
             lsn,
             safe_lsn,
@@ -215,7 +219,7 @@ impl Drop for Pair {
             let oid = admin.value(&format!("SELECT oid FROM pg_database WHERE datname = '{}'", db.name));
             admin.exec(&format!("DROP DATABASE {} WITH (FORCE)", db.name));
             // The server has few places for them.
-            admin.rows(&format!("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'walgate%\\_{oid}'"));
+            admin.rows(&format!("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname ~ '^walgate.*_{oid}(/copy[0-9]+)?$'"));
         }
     }
 }
@@ -266,6 +270,7 @@ macro_rules! row {
 /// A running sink, and the batch that is being made for it.
 struct Run {
     sink: ReplicaSink,
+    copier: Copier,
     targets: Arc<Targets>,
     lsn: u64,
     safe_lsn: Lsn,
@@ -276,6 +281,28 @@ struct Run {
 }
 
 impl Run {
+    /// Copies what a query on the source gives by a lane; `meanwhile`: before it commits.
+    fn copy(
+        &self,
+        pair: &Pair,
+        target: TargetId,
+        query: &str,
+        meanwhile: impl FnOnce(),
+    ) -> walgate::error::Result<()> {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let mut lane = self.copier.open(1).await?;
+            let mut arrival = lane.begin(target).await?;
+            let copy = format!("COPY ({query}) TO STDOUT (FORMAT {})", arrival.format());
+            let mut rows = pin!(pair.source.client.as_ref().unwrap().copy_out(&copy).await.expect(query));
+            while let Some(piece) = rows.next().await {
+                arrival.send(piece.expect(query)).await?;
+            }
+            tokio::task::block_in_place(meanwhile);
+            arrival.commit().await
+        })
+    }
+
     /// A table of the same name on both sides; columns as `name type`, types of pg_catalog or public.
     fn target(&self, pair: &Pair, name: &str, key: &[&str]) -> TargetId {
         self.renamed(pair, ("public", name), ("public", name), key)
@@ -672,6 +699,59 @@ fn a_successor_fences_who_was_before() {
     assert_eq!(second.store(&checkpoint, &[]).expect_err("replaced").class(), Class::Fenced);
 }
 
+/// A lane whose pipeline was taken over commits nothing, though nobody ends its session.
+#[test]
+fn a_successor_fences_the_lanes_of_a_copy() {
+    let pair = Pair::new("lanes");
+    pair.both(T);
+    let run = pair.run();
+    let t = run.target(&pair, "t", &["id"]);
+    run.copy(&pair, t, "SELECT 1, 'a'::text, 'b'::text", || {}).expect("copied");
+    let next = "UPDATE walgate.checkpoint SET epoch = epoch + 1";
+    let other = Db::at(&pair.server, &pair.replica.name, "postgres");
+    let error =
+        run.copy(&pair, t, "SELECT 2, 'a'::text, 'b'::text", || other.exec(next)).expect_err("fenced");
+    assert_eq!(error.class(), Class::Fenced, "{}", error.chain());
+    let error = run.copy(&pair, t, "SELECT 3, 'a'::text, 'b'::text", || {}).expect_err("fenced");
+    assert!(error.chain().contains("has taken over"), "{}", error.chain());
+    wait_until("the lanes to go", || {
+        pair.replica.value("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass") == "0"
+    });
+    assert_eq!(pair.replica.lines("SELECT id FROM t"), ["1"]);
+}
+
+/// While a lane commits, nobody can take the next epoch: who comes finds its rows, or it finds who came.
+#[test]
+fn a_successor_waits_for_a_lane_that_has_looked() {
+    let pair = Pair::new("lanewait");
+    pair.both("CREATE TABLE t (id int PRIMARY KEY, a text, b text)");
+    // At its commit a row waits for a lock, behind the look at the epoch.
+    pair.replica.exec(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();
+         ALTER TABLE t ENABLE ALWAYS TRIGGER waits; SELECT pg_advisory_lock(77)",
+    );
+    let run = pair.run();
+    let t = run.target(&pair, "t", &["id"]);
+    let other = Db::at(&pair.server, &pair.replica.name, "postgres");
+    std::thread::scope(|scope| {
+        let copied = scope.spawn(|| run.copy(&pair, t, "SELECT 1, 'a'::text, 'b'::text", || {}));
+        let waiting = |event: &str| {
+            other.value(&format!("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = '{event}'")) == "1"
+        };
+        wait_until("the lane to commit", || waiting("advisory"));
+        let successor = scope.spawn(|| {
+            let third = Db::at(&pair.server, &pair.replica.name, "postgres");
+            third.exec("UPDATE walgate.checkpoint SET epoch = epoch + 1");
+            third.value("SELECT count(*) FROM t")
+        });
+        wait_until("the successor to wait for it", || waiting("transactionid"));
+        pair.replica.exec("SELECT pg_advisory_unlock(77)");
+        copied.join().expect("it ends").expect("committed");
+        assert_eq!(successor.join().expect("it ends"), "1");
+    });
+}
+
 #[test]
 fn a_successor_ends_the_session_that_holds_locks() {
     let pair = Pair::new("successor");
@@ -994,11 +1074,8 @@ fn columns_of_the_replicas_own() {
         pair.replica.lines("SELECT id, a, n, g, extra FROM t WHERE id IN (1, 2, 3, 4, 200, 300) ORDER BY id"),
         ["1|b|7|14|kept", "2|up|8|16|mine", "4|a|4|8|mine", "200|few|1|2|mine", "300|moved|9|18|mine"]
     );
-    // Lines of a copy as well.
-    let lines = b"400\tcopy\\td\t\\N\t5\n".to_vec();
-    run.batch.bytes = lines.clone();
-    run.change(t, RowOp::Copied { lines: 0..lines.len(), rows: 1 }, true, &[], &[]);
-    run.deliver();
+    // Lines of a copy as well: the source is asked for the others only.
+    run.copy(&pair, t, "SELECT 400, E'copy\\td'::text, 5", || {}).expect("copied");
     assert_eq!(pair.replica.value("SELECT id, a, n, g FROM t WHERE id = 400"), "400|copy\td|5|10");
 }
 
@@ -1130,26 +1207,23 @@ fn a_copy_its_states_and_its_repetition() {
         if is_again {
             run.change(t, RowOp::Clear, true, &[], &[]);
         }
-        let from = run.batch.bytes.len();
-        run.batch.bytes.extend_from_slice(b"1\ta\\\\\\n\t\\N\n2\t\tb\n");
-        let lines = from..run.batch.bytes.len();
-        run.change(t, RowOp::Copied { lines, rows: 2 }, true, &[], &[]);
-        run.batch.tables.push(state(done));
-        run.batch.progress = Progress { phase: Phase::Snapshot, ..Progress::default() };
-        run.accept(false).expect("accepted");
-        run.idle().expect("confirmed");
+        for (nth, state) in [state(false), state(done)].into_iter().enumerate() {
+            run.batch.tables.push(state);
+            run.batch.progress = Progress { phase: Phase::Snapshot, ..Progress::default() };
+            run.accept(false).expect("accepted");
+            run.idle().expect("confirmed");
+            if nth == 0 {
+                run.copy(&pair, t, "VALUES (1, E'a\\\\\\n', NULL), (2, '', 'b')", || {}).expect("copied");
+            }
+        }
         assert_eq!(pair.replica.lines("SELECT * FROM t ORDER BY id"), ["1|a\\\n|~", "2||b"]);
         let stored = peek(&pair.settings).expect("stored");
         assert_eq!(stored.tables.get(&7), Some(&state(done)));
         assert_eq!(stored.checkpoint.map(|checkpoint| checkpoint.phase), Some(Phase::Snapshot));
     }
-    assert_eq!(run.receipts.len(), 2);
     // A table that holds other rows refuses.
-    let lines = b"1\ta\tb\n".to_vec();
-    run.batch.bytes = lines.clone();
-    run.change(t, RowOp::Copied { lines: 0..lines.len(), rows: 1 }, true, &[], &[]);
-    run.batch.progress = Progress { phase: Phase::Snapshot, ..Progress::default() };
-    let error = run.accept(false).expect_err("the row is there");
+    let error = run.copy(&pair, t, "SELECT 1, 'a'::text, 'b'::text", || {}).expect_err("the row is there");
+    assert_eq!(error.table().map(|table| table.name.as_str()), Some("public.t"));
     assert!(
         error.is_definite() && error.hint().is_some_and(|hint| hint.contains("TRUNCATE")),
         "{}",
@@ -1744,7 +1818,8 @@ fn crash_child() {
 #[test]
 fn case_s3_crash_points_of_the_replica() {
     use std::process::Command;
-    for name in walgate::failpoint::NAMES.iter().filter(|name| name.starts_with("replica.")) {
+    let of_sink = |name: &&&str| name.starts_with("replica.") && !name.starts_with("replica.copy.");
+    for name in walgate::failpoint::NAMES.iter().filter(of_sink) {
         let pair = Pair::new("crashes");
         pair.both(T);
         let run = |failpoint: Option<String>| {

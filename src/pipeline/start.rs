@@ -36,9 +36,9 @@ use crate::route::row_plan::RowPlan;
 use crate::route::selection::SelectionContext;
 use crate::route::value::TypeCatalog;
 use crate::sink::checkpoint::{Checkpoint, Identity, Phase, TableState};
-use crate::sink::destination::OpenDestination;
+use crate::sink::destination::{Beside, OpenDestination};
 use crate::sink::hub::HubTopics;
-use crate::sink::replica::{Made, Makes, Wanted};
+use crate::sink::replica::{Copier, Made, Makes, Wanted};
 use crate::sink::{SinkLimits, Worker};
 use crate::wal::catalog::{self, SourceTable};
 use crate::wal::client::{Client, classify, connect};
@@ -62,6 +62,8 @@ pub struct Started {
     pub worker: Worker,
     /// The hub's topics; `None`: the destination is a replica.
     pub topics: Option<Arc<HubTopics>>,
+    /// What copies into the replica; `None`: the destination is a hub.
+    pub copier: Option<Arc<Copier>>,
     /// Labels shared with the sink.
     pub labels: Arc<Labels>,
     /// Tables of the replica, shared with the sink.
@@ -318,13 +320,16 @@ pub async fn start(pipeline: &Pipeline, parking: &mut Vec<Parking>) -> Result<St
     let (labels_of_sink, targets_of_sink) = (labels.clone(), targets.clone());
     let topic_names: Vec<String> = topics_of.into_iter().map(|(_, topic)| topic).collect();
     let limits = SinkLimits::of(pipeline.config.limits.memory_bytes_max);
-    let (worker, topics) = blocking(move || {
+    let (worker, topics, copier) = blocking(move || {
         let shared = (&labels_of_sink, &targets_of_sink);
-        let (worker, topics) = destination.start(&sink_name, started_from, shared, limits, gate)?;
-        if let Some(topics) = &topics {
-            topics.ensure(&topic_names)?;
+        let (worker, beside) = destination.start(&sink_name, started_from, shared, limits, gate)?;
+        match beside {
+            Beside::Hub(topics) => {
+                topics.ensure(&topic_names)?;
+                Ok((worker, Some(topics), None))
+            }
+            Beside::Replica(copier) => Ok((worker, None, Some(copier))),
         }
-        Ok((worker, topics))
     })
     .await?;
     let ledger = Ledger::new(checkpoint.safe_lsn);
@@ -333,6 +338,7 @@ pub async fn start(pipeline: &Pipeline, parking: &mut Vec<Parking>) -> Result<St
         client,
         worker,
         topics,
+        copier,
         labels,
         targets,
         checkpoint,

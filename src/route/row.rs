@@ -135,13 +135,6 @@ pub enum RowOp {
         /// They lie at or below this key, likewise.
         up_to: Option<Range<usize>>,
     },
-    /// Whole rows of the initial copy: lines of COPY's text format with the target's columns.
-    Copied {
-        /// The lines, in the batch's buffer.
-        lines: Range<usize>,
-        /// How many they are.
-        rows: u64,
-    },
 }
 
 /// One change of a replica.
@@ -163,10 +156,9 @@ pub struct RowChange {
 }
 
 impl RowChange {
-    /// Rows that it is about: of the copy, as many as its lines.
+    /// Rows that it is about; of a whole table, none are counted.
     pub fn rows(&self) -> u64 {
         match self.op {
-            RowOp::Copied { rows, .. } => rows,
             RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. } => 0,
             RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_) => 1,
         }
@@ -191,20 +183,6 @@ impl Rows {
     pub fn push_table(&mut self, target: TargetId, op: RowOp) {
         let position = Position::default();
         self.changes.push(RowChange { target, op, position, is_certain: true, new: 0..0, old: 0..0 });
-    }
-
-    /// Appends a line of the copy, which ends the batch's buffer; lines of one table are one change.
-    pub fn push_line(&mut self, target: TargetId, line: Range<usize>) {
-        if let Some(RowChange { target: last, op: RowOp::Copied { lines, rows }, .. }) =
-            self.changes.last_mut()
-            && *last == target
-            && lines.end == line.start
-        {
-            lines.end = line.end;
-            *rows += 1;
-            return;
-        }
-        self.push_table(target, RowOp::Copied { lines: line, rows: 1 });
     }
 
     /// Empties it for reuse.

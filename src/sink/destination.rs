@@ -8,7 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::checkpoint::{Checkpoint, Identity, Stored, TableState};
 use super::hub::{self, HubTopics, OpenHub};
-use super::replica::{self, Made, Makes, ReplicaSession, ReplicaSettings, Wanted};
+use super::replica::{self, Copier, Made, Makes, ReplicaSession, ReplicaSettings, Wanted};
 use super::{SinkLimits, Stop, Worker};
 use crate::config::Hub;
 use crate::error::Result;
@@ -30,6 +30,14 @@ pub enum OpenDestination {
     Hub(Box<OpenHub>),
     /// A database.
     Replica(Box<ReplicaSession>),
+}
+
+/// What reaches the destination beside its sink.
+pub enum Beside {
+    /// The topics of a hub.
+    Hub(Arc<HubTopics>),
+    /// What copies into a replica.
+    Replica(Arc<Copier>),
 }
 
 impl OpenDestination {
@@ -107,16 +115,17 @@ impl OpenDestination {
         (labels, targets): (&Arc<Labels>, &Arc<Targets>),
         limits: SinkLimits,
         gate: OwnedMutexGuard<()>,
-    ) -> Result<(Worker, Option<Arc<HubTopics>>)> {
+    ) -> Result<(Worker, Beside)> {
         match self {
             OpenDestination::Hub(hub) => {
                 let (worker, topics) = hub.start(name, checkpoint, labels, limits, gate)?;
-                Ok((worker, Some(topics)))
+                Ok((worker, Beside::Hub(topics)))
             }
             OpenDestination::Replica(session) => {
                 let stop = Stop::default();
+                let copier = Arc::new(session.copier(targets.clone()));
                 let sink = session.into_sink(checkpoint, targets.clone(), limits, stop.clone());
-                Ok((Worker::start(name, sink, stop, gate)?, None))
+                Ok((Worker::start(name, sink, stop, gate)?, Beside::Replica(copier)))
             }
         }
     }

@@ -1,7 +1,8 @@
-//! The initial copy: tables as `read` events, and the hand-over to the stream.
+//! The initial copy: tables as `read` events or as rows, and the hand-over to the stream.
 //!
-//! Comes in: tables whose copy is not done. Goes out: their rows, each table's state with them in the
-//! same destination transaction. Always holds (EXACTLY_ONCE.md, "Copying a table"):
+//! Comes in: tables whose copy is not done. Goes out: their rows; to a hub each table's state with them in the same
+//! transaction, at a replica "begun" before them and "done" behind them (`sink::replica::lane`). Always holds
+//! (EXACTLY_ONCE.md, "Copying a table"):
 //!
 //! - a copy reads one exported snapshot of a temporary slot, whose consistent point is the table's
 //!   `copied_at`; the main slot is older, so nothing lies between copy and stream;
@@ -17,6 +18,7 @@
 
 mod guards;
 mod ranges;
+mod relay;
 mod rows;
 mod table;
 mod worker;
@@ -45,7 +47,7 @@ use crate::wal::connection::ReplicationConnection;
 use crate::wal::slot;
 use crate::wal::sql::{quote_ident, quote_literal};
 use crate::wal::timestamp::{Timestamp, now};
-use table::CopyTable;
+use table::{CopyPlan, CopyTable};
 use worker::{Chunk, Shared};
 
 /// Rounds without progress before giving up: each one means that tables were rewritten under it.
@@ -191,14 +193,17 @@ impl Round {
 
         let (sender, batches) = mpsc::channel(1);
         let mut workers = JoinSet::new();
-        for _ in 0..pipeline.config.source.snapshot_workers.min(shared.chunks().max(1)) {
+        for number in 1..=pipeline.config.source.snapshot_workers.min(shared.chunks()) {
             let (url, shared, sender) = (pipeline.url.clone(), shared.clone(), sender.clone());
-            let application_name = format!("{} copy", pipeline.application_name());
-            let import = import(&self.snapshot_name);
-            workers
-                .spawn(async move { worker::run(&url, &application_name, &import, &shared, &sender).await });
+            let (import, copier) = (import(&self.snapshot_name), started.copier.clone());
+            workers.spawn(async move {
+                let lane = copier.as_deref().map(|copier| (copier, number));
+                worker::run(&url, &import, lane, &shared, &sender).await
+            });
         }
         drop(sender);
+        self.begin_rows(pipeline, started, &shared, &tables).await?;
+        shared.begin();
         deliver(pipeline, started, &self.keeper, &shared, batches, &mut workers).await?;
         for table in &tables {
             let state = table.state(true);
@@ -216,9 +221,34 @@ impl Round {
         self.exporter.close().await;
         Ok(())
     }
+
+    /// Makes it durable at a replica that the copies begin, and without the rows of earlier attempts.
+    async fn begin_rows(
+        &self,
+        pipeline: &Pipeline,
+        started: &mut Started,
+        shared: &Shared,
+        tables: &[Arc<CopyTable>],
+    ) -> Result<()> {
+        let mut batch = Batch::default();
+        for table in tables {
+            if let CopyPlan::Rows(plan) = &table.plan {
+                table.begin(plan, &mut batch);
+            }
+        }
+        let begun = batch.tables.len();
+        let (sender, batches) = mpsc::channel(1);
+        if begun > 0 {
+            sender.try_send(batch).expect("the channel has room for one");
+        }
+        drop(sender);
+        deliver(pipeline, started, &self.keeper, shared, batches, &mut JoinSet::new()).await?;
+        (0..begun).for_each(|_| failpoint::hit("snapshot.after-begun"));
+        Ok(())
+    }
 }
 
-/// Hands the workers' batches to the sink until they have ended and everything is durable.
+/// Hands batches to the sink until they have ended and everything is durable.
 async fn deliver(
     pipeline: &Pipeline,
     started: &mut Started,
@@ -338,6 +368,6 @@ impl Shared {
             let count = chunks.iter().filter(|chunk| Arc::ptr_eq(&chunk.table, table)).count();
             table.chunks_left.store(count, Ordering::SeqCst);
         }
-        Shared::of(chunks, pipeline.config.source.bigint_as_string)
+        Shared::of(chunks, pipeline)
     }
 }

@@ -23,8 +23,8 @@ use crate::wal::client::{Client, classify};
 use crate::wal::sql::quote_ident;
 use crate::wal::timestamp::Timestamp;
 
-/// Pages of one range: 64 MiB, enough that the start of a scan does not count.
-const CHUNK_PAGES: i64 = 8192;
+/// Pages of one range: 16 MiB, enough that the start of a scan and a commit do not count, and that workers end together.
+const CHUNK_PAGES: i64 = 2048;
 
 /// Files of a table: itself, or the leaves of a partitioned one.
 const FILES: &str = "SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), \
@@ -53,7 +53,7 @@ pub struct CopyTable {
     pub rows_estimated: u64,
     /// Partitions of the topic that begin with a truncate event, since an earlier generation is there; of a replica, 1.
     pub truncate_partitions: i32,
-    /// Whether "begun" has been handed over.
+    /// Whether "begun" has been handed over to a hub.
     pub begun: tokio::sync::Mutex<bool>,
     /// Chunks that are not copied.
     pub chunks_left: AtomicUsize,
@@ -87,9 +87,23 @@ impl CopyPlan {
 }
 
 impl CopyTable {
-    /// The number of the next row: from one.
-    pub fn next_row(&self) -> u64 {
-        self.rows.fetch_add(1, Ordering::Relaxed) + 1
+    /// Counts rows; the number of the last one: from one.
+    pub fn add_rows(&self, rows: u64) -> u64 {
+        self.rows.fetch_add(rows, Ordering::SeqCst) + rows
+    }
+
+    /// The columns that go, as a select list.
+    pub fn columns(&self) -> &str {
+        &self.columns
+    }
+
+    /// Appends that the copy to a replica has begun, and what removes an earlier attempt. Where there is nothing to copy, it
+    /// is done with that.
+    pub fn begin(&self, plan: &RowPlan, batch: &mut Batch) {
+        if let Some(op) = self.clearing(plan, batch) {
+            batch.rows.push_table(plan.target, op);
+        }
+        batch.tables.push(self.state(self.chunks_left.load(Ordering::SeqCst) == 0));
     }
 
     /// The state to be stored.
@@ -104,7 +118,7 @@ impl CopyTable {
     }
 
     /// What removes the rows of an earlier attempt from a replica.
-    pub fn clearing(&self, plan: &RowPlan, batch: &mut Batch) -> Option<RowOp> {
+    fn clearing(&self, plan: &RowPlan, batch: &mut Batch) -> Option<RowOp> {
         match &self.range {
             Some(range) if !range.is_first() => range.has_begun().then(|| plan.clear_next(batch)).flatten(),
             _ => (self.truncate_partitions > 0).then_some(RowOp::Clear),
@@ -125,10 +139,7 @@ impl CopyTable {
                 } else {
                     format!(" WHERE {}", conditions.join(" AND "))
                 };
-                Chunk {
-                    table: self.clone(),
-                    copy: format!("COPY (SELECT {} FROM ONLY {name}{condition}) TO STDOUT", self.columns),
-                }
+                Chunk { table: self.clone(), from: format!("FROM ONLY {name}{condition}") }
             })
         })
     }
@@ -136,7 +147,8 @@ impl CopyTable {
 
 /// The conditions of ranges of a file.
 fn pages_of(pages: i64) -> Vec<Option<String>> {
-    let count = (pages / CHUNK_PAGES).max(1);
+    // Rounded up: the last one would be up to twice as large, and the others would wait for it.
+    let count = ((pages + CHUNK_PAGES - 1) / CHUNK_PAGES).max(1);
     let condition = |nth: i64| {
         let from = (nth > 0).then(|| format!("ctid >= '({},0)'::pg_catalog.tid", nth * CHUNK_PAGES));
         // The last one is open: the file may have grown since it was measured.
@@ -219,12 +231,7 @@ pub async fn describe(
             (CopyPlan::Rows(Box::new(plan)), i32::from(is_again))
         }
     };
-    let goes = |at: usize| match &plan {
-        CopyPlan::Events(_) => true,
-        CopyPlan::Rows(plan) => plan.selection.is_published(at),
-    };
-    let columns = table.columns.iter().enumerate().filter(|(at, _)| goes(*at));
-    let columns: Vec<String> = columns.map(|(_, column)| quote_ident(&column.name)).collect();
+    let columns: Vec<String> = table.columns.iter().map(|column| quote_ident(&column.name)).collect();
     let now = MatchedTable { table: table.clone(), ..matched.clone() };
     let shape = match (&range, started.states.get(&oid)) {
         // What changed since the first range was copied concerns the ranges that are there.

@@ -1,20 +1,24 @@
-//! One of the connections that copy in parallel: takes ranges, writes their rows as events.
+//! One of the workers that copy in parallel: takes parts of tables, writes their rows as events, or relays them to a
+//! replica.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::relay::relay;
 use super::rows::CopyRow;
 use super::table::{CopyPlan, CopyTable};
+use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::pipeline::Pipeline;
 use crate::route::batch::Batch;
 use crate::route::event::{Before, EventWriter, RowEvent};
 use crate::route::plan::{Op, TablePlan};
-use crate::route::row_plan::RowPlan;
 use crate::route::value::Style;
+use crate::sink::replica::{Copier, Lane};
 use crate::wal::connection::{CopyNext, ReplicationConnection};
 use crate::wal::url::ConnectUrl;
 
@@ -27,8 +31,21 @@ const BATCH_EVENTS_MAX: usize = 4096;
 pub struct Chunk {
     /// Its table.
     pub table: Arc<CopyTable>,
-    /// The statement that copies it.
-    pub copy: String,
+    /// What is copied of it: the statement from its FROM on.
+    pub from: String,
+}
+
+impl Chunk {
+    /// The statement that copies these columns of it, in a format of COPY's.
+    pub fn copy(&self, columns: &str, format: &str) -> String {
+        format!("COPY (SELECT {columns} {}) TO STDOUT (FORMAT {format})", self.from)
+    }
+
+    /// An error of reading it.
+    pub fn blamed(&self, error: Error) -> Error {
+        let table = &self.table.table;
+        super::of_table(table, error.context(format_args!("copying {}", table.display_name())))
+    }
 }
 
 /// What the workers of a round share.
@@ -38,16 +55,26 @@ pub struct Shared {
     chunks_total: usize,
     free: Mutex<Vec<Batch>>,
     style: Style,
+    pipeline: Pipeline,
+    /// Whether it is durable at the replica that the copies have begun: of events, each one says so itself.
+    has_begun: watch::Sender<bool>,
 }
 
 impl Shared {
-    pub(super) fn of(chunks: Vec<Chunk>, bigint_as_string: bool) -> Self {
+    pub(super) fn of(chunks: Vec<Chunk>, pipeline: &Pipeline) -> Self {
         Shared {
             chunks_total: chunks.len(),
             chunks: Mutex::new(chunks),
             free: Mutex::default(),
-            style: Style { bigint_as_string },
+            style: Style { bigint_as_string: pipeline.config.source.bigint_as_string },
+            pipeline: pipeline.clone(),
+            has_begun: watch::Sender::new(false),
         }
+    }
+
+    /// Lets the workers begin.
+    pub fn begin(&self) {
+        self.has_begun.send_replace(true);
     }
 
     /// How many chunks there were.
@@ -60,6 +87,18 @@ impl Shared {
         self.free.lock().expect("no holder panics").push(batch);
     }
 
+    /// Counts rows of a replica that are committed.
+    fn count(&self, table: &CopyTable, rows: u64) {
+        metrics::rows_applied(&self.pipeline.slot, &table.table.display_name(), rows);
+        metrics::snapshot_rows(&self.pipeline.slot, rows);
+        self.pipeline.status.update(|status| {
+            status.rows_applied += rows;
+            if let Some(progress) = &mut status.snapshot {
+                progress.rows += rows;
+            }
+        });
+    }
+
     fn next_chunk(&self) -> Option<Chunk> {
         self.chunks.lock().expect("no holder panics").pop()
     }
@@ -69,19 +108,32 @@ impl Shared {
     }
 }
 
-/// Copies ranges until none is left.
+/// Copies chunks until none is left; `lane`: what opens its lane to a replica, and the lane's number.
 ///
 /// # Errors
 /// Any; the table stays unfinished.
 pub async fn run(
     url: &ConnectUrl,
-    application_name: &str,
     import: &str,
+    lane: Option<(&Copier, usize)>,
     shared: &Shared,
     batches: &mpsc::Sender<Batch>,
 ) -> Result<()> {
-    let mut connection = ReplicationConnection::connect_ordinary(url, application_name).await?;
-    connection.query(import).await?;
+    let application_name = format!("{} copy", shared.pipeline.application_name());
+    let source = async {
+        let mut connection = ReplicationConnection::connect_ordinary(url, &application_name).await?;
+        connection.query(import).await?;
+        Ok(connection)
+    };
+    let lane = async {
+        match lane {
+            Some((copier, number)) => copier.open(number).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    // While it is made durable that the copies begin.
+    let (mut connection, mut lane) = tokio::try_join!(source, lane)?;
+    let _ = shared.has_begun.subscribe().wait_for(|has_begun| *has_begun).await;
     let mut worker = Worker {
         shared,
         batches,
@@ -90,10 +142,7 @@ pub async fn run(
         row: CopyRow::default(),
     };
     while let Some(chunk) = shared.next_chunk() {
-        let name = chunk.table.table.display_name();
-        worker.copy(&mut connection, &chunk).await.map_err(|error| {
-            super::of_table(&chunk.table.table, error.context(format_args!("copying {name}")))
-        })?;
+        worker.copy(&mut connection, lane.as_mut(), &chunk).await?;
     }
     worker.flush().await?;
     connection.close().await;
@@ -109,26 +158,63 @@ struct Worker<'s> {
 }
 
 impl Worker<'_> {
-    async fn copy(&mut self, connection: &mut ReplicationConnection, chunk: &Chunk) -> Result<()> {
+    async fn copy(
+        &mut self,
+        connection: &mut ReplicationConnection,
+        lane: Option<&mut Lane>,
+        chunk: &Chunk,
+    ) -> Result<()> {
         let table = &chunk.table;
-        let is_shared = table.chunks_left.load(Ordering::SeqCst) > 1;
-        self.begin_table(table).await?;
-        let columns = table.table.columns.len();
         if let Some(search_path) = &table.search_path {
-            connection.query(&format!("SET LOCAL search_path = {search_path}")).await?;
+            let set = format!("SET LOCAL search_path = {search_path}");
+            connection.query(&set).await.map_err(|error| chunk.blamed(error))?;
         }
-        let mut rows = connection.copy_out(&chunk.copy).await?;
+        match &table.plan {
+            CopyPlan::Events(plan) => {
+                let is_shared = table.chunks_left.load(Ordering::SeqCst) > 1;
+                let written = self.write_rows(connection, plan, chunk).await;
+                written.map_err(|error| chunk.blamed(error))?;
+                // Whoever finishes the table must know that the rows of all others are on their way.
+                if is_shared {
+                    self.flush().await?;
+                }
+            }
+            CopyPlan::Rows(plan) => {
+                let lane = lane.expect("rows go to a replica, and every worker has a lane to it");
+                let rows = relay(connection, lane, chunk, plan.target).await?;
+                table.add_rows(rows);
+                self.shared.count(table, rows);
+            }
+        }
+        if table.chunks_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.batch.tables.push(table.state(true));
+            failpoint::hit("snapshot.after-table");
+            tracing::info!(table = table.table.display_name(), rows = table.state(true).rows, "copied");
+        }
+        // Nothing more comes into a batch that says of a replica's table that it is done.
+        let is_whole = matches!(table.plan, CopyPlan::Rows(_));
+        if is_whole || self.is_full() {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_rows(
+        &mut self,
+        connection: &mut ReplicationConnection,
+        plan: &TablePlan,
+        chunk: &Chunk,
+    ) -> Result<()> {
+        let table = &chunk.table;
+        self.begin_table(table, plan).await?;
+        let columns = table.table.columns.len();
+        let mut rows = connection.copy_out(&chunk.copy(table.columns(), "text")).await?;
         loop {
             match rows.next_row()? {
                 CopyNext::Row(line) => {
-                    let number = table.next_row();
-                    match &table.plan {
-                        CopyPlan::Events(plan) => {
-                            self.row.decode(line, columns)?;
-                            self.write(table, plan, number)?;
-                        }
-                        CopyPlan::Rows(plan) => self.write_line(plan, line),
-                    }
+                    let number = table.add_rows(1);
+                    self.row.decode(line, columns)?;
+                    self.write(table, plan, number)?;
                     failpoint::hit("snapshot.in-table");
                     if self.is_full() {
                         self.flush().await?;
@@ -137,31 +223,9 @@ impl Worker<'_> {
                 CopyNext::Fill => {
                     rows.fill().await?;
                 }
-                CopyNext::End => break,
+                CopyNext::End(_) => return Ok(()),
             }
         }
-        // Whoever finishes the table must know that the rows of all others are on their way.
-        if is_shared {
-            self.flush().await?;
-        }
-        if table.chunks_left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.batch.tables.push(table.state(true));
-            failpoint::hit("snapshot.after-table");
-            tracing::info!(table = table.table.display_name(), rows = table.state(true).rows, "copied");
-        }
-        if self.is_full() {
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    fn write_line(&mut self, plan: &RowPlan, line: &[u8]) {
-        let start = self.batch.bytes.len();
-        self.batch.bytes.extend_from_slice(line);
-        if !line.ends_with(b"\n") {
-            self.batch.bytes.push(b'\n');
-        }
-        self.batch.rows.push_line(plan.target, start..self.batch.bytes.len());
     }
 
     fn write(&mut self, table: &CopyTable, plan: &TablePlan, number: u64) -> Result<()> {
@@ -178,23 +242,14 @@ impl Worker<'_> {
     }
 
     /// "Begun" is stored before, or with, the first row: a crash after it makes a new generation.
-    async fn begin_table(&mut self, table: &CopyTable) -> Result<()> {
+    async fn begin_table(&mut self, table: &CopyTable, plan: &TablePlan) -> Result<()> {
         let mut begun = table.begun.lock().await;
         if *begun {
             return Ok(());
         }
-        match &table.plan {
-            CopyPlan::Events(plan) => {
-                for partition in 0..table.truncate_partitions {
-                    let (stamp, lsn) = (&table.stamp, table.copied_at);
-                    self.writer.write_truncate(&mut self.batch, plan, stamp, lsn, 0, partition)?;
-                }
-            }
-            CopyPlan::Rows(plan) => {
-                if let Some(op) = table.clearing(plan, &mut self.batch) {
-                    self.batch.rows.push_table(plan.target, op);
-                }
-            }
+        for partition in 0..table.truncate_partitions {
+            let (stamp, lsn) = (&table.stamp, table.copied_at);
+            self.writer.write_truncate(&mut self.batch, plan, stamp, lsn, 0, partition)?;
         }
         self.batch.tables.push(table.state(false));
         if table.chunks_left.load(Ordering::SeqCst) > 1 {

@@ -20,6 +20,7 @@ mod crash;
 mod backlog;
 mod faults;
 mod replicate;
+mod lanes;
 mod ranges;
 mod sequences;
 mod indexes;

@@ -26,7 +26,9 @@ use crate::wal::client::{Client, classify};
 use crate::wal::sql::quote_qualified;
 use crate::wal::sqlstate::sqlstate_of;
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET CONSTRAINTS ALL DEFERRED; ";
+/// How every transaction of rows begins.
+pub(super) const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET CONSTRAINTS ALL DEFERRED; ";
 /// The sequences that belong to columns of tables.
 const SEQUENCES: &str = "SELECT DISTINCT n.nspname::text, s.relname::text \
     FROM pg_catalog.unnest($1::text[]) AS u (name) JOIN pg_catalog.pg_depend d \
@@ -86,7 +88,7 @@ pub(super) fn is_about_data(code: &str) -> bool {
 }
 
 /// SQLSTATEs that speak of tables, columns, types and indexes: a plan that does not fit any more, and all of class 42.
-fn is_about_definitions(code: &str) -> bool {
+pub(super) fn is_about_definitions(code: &str) -> bool {
     code == "0A000" || code.starts_with("42")
 }
 
@@ -306,11 +308,6 @@ impl Applier {
                     cleared.map_err(|error| refused(error).of(&table))?;
                 }
                 RowOp::ClearRange { .. } => self.clear_range(client, batch, change).await?,
-                RowOp::Copied { lines, .. } => {
-                    let (index, lines) = (change.target.index(), batch.part(lines));
-                    let copied = self.copy_lines(client, index, lines).await;
-                    copied.map_err(|trouble| trouble.of(&self.table(index)))?;
-                }
                 RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_)
                     if pace == Pace::Careful =>
                 {
@@ -435,10 +432,7 @@ pub(super) fn refused_clear(table: &Table, replica: &str, error: tokio_postgres:
 
 /// What concerns more than one row.
 fn is_barrier(change: &RowChange) -> bool {
-    matches!(
-        change.op,
-        RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. } | RowOp::Copied { .. }
-    )
+    matches!(change.op, RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. })
 }
 
 /// The order in which changes are applied: those of a table that folds gather, until one comes that cannot, or one by

@@ -105,11 +105,7 @@ impl<'a> Fold<'a> {
             RowOp::Insert | RowOp::Upsert => (Net::Upsert, change.new.start),
             RowOp::Update => (Net::Update, change.new.start),
             RowOp::Delete => (Net::Delete, change.old.start),
-            RowOp::Decide(_)
-            | RowOp::Truncate { .. }
-            | RowOp::Clear
-            | RowOp::ClearRange { .. }
-            | RowOp::Copied { .. } => {
+            RowOp::Decide(_) | RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. } => {
                 return Err(DoesNotFold);
             }
         };

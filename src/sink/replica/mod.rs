@@ -14,10 +14,12 @@
 //! `session.rs` connects and takes the epoch, `record.rs` is the checkpoint, `table.rs` what a table is there; `apply.rs`
 //! plans how a part is applied: as sets (`fold.rs`, `sets.rs`), by COPY (`copy.rs`), or one by one (`ordered.rs`,
 //! `decide.rs`), with the
-//! texts of `statements.rs` and the parameters of `params.rs`; `fetch.rs` asks the source for values that are not in the
+//! texts of `statements.rs` and the parameters of `params.rs`; the rows of an initial copy come by connections of their own
+//! (`lane.rs`); `fetch.rs` asks the source for values that are not in the
 //! WAL, `conflict.rs` keeps account of rows that do not fit.
 
 mod session;
+mod lane;
 mod origin;
 mod record;
 mod schema;
@@ -38,6 +40,7 @@ mod indexes;
 
 pub use conflict::{CONFLICTS_TOTAL, ConflictKind};
 pub use indexes::Indexer;
+pub use lane::{Copier, Lane};
 pub use origin::Origin;
 pub use schema::{Made, Makes, Wanted};
 pub use sequences::{Brought, ReplicaSequence};

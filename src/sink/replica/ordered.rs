@@ -195,7 +195,7 @@ impl Applier {
             RowOp::Update => self.update(turn, new).await,
             RowOp::Delete => self.delete(turn, old).await,
             RowOp::Decide(decision) => self.decide(turn.client, turn.cells, decision, &[change]).await,
-            RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. } | RowOp::Copied { .. } => Ok(()),
+            RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. } => Ok(()),
         }
     }
 

@@ -4,8 +4,9 @@
 //! Comes in: a session whose predecessor was ended. Goes out: the same with its origin set, so that every commit of it
 //! carries the name; or without, where the role or the server does not let us, for nothing of exactly-once hangs on it. The
 //! progress that PostgreSQL could keep with an origin is not used: the checkpoint's row is ours. Always holds: an origin is
-//! the pipeline's in one database, since their names are those of the whole cluster. Manual: "Replication Progress
-//! Tracking".
+//! the pipeline's in one database, since their names are those of the whole cluster. One session can have an origin at a
+//! time, so each lane of a copy has one of its own; it stays until the pipeline is dropped, for without it nobody could
+//! name the origin of rows that were copied. Manual: "Replication Progress Tracking".
 
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use crate::wal::client::{Client, classify};
 use crate::wal::sql::quote_ident;
 use crate::wal::sqlstate::{INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE, sqlstate_of};
 
-/// $1: the pipeline. Its origin's name; whether there is one; whether the role may use it, and may drop it.
+/// $1: the pipeline. $2: what of it. Its origin's name; whether there is one; whether the role may use it, and may drop it.
 const FIND: &str = "\
-WITH named AS (SELECT 'walgate_' || $1::text || '_' || d.oid AS name FROM pg_catalog.pg_database d \
+WITH named AS (SELECT 'walgate_' || $1::text || '_' || d.oid || $2::text AS name FROM pg_catalog.pg_database d \
   WHERE d.datname = pg_catalog.current_database()) \
 SELECT n.name, EXISTS (SELECT FROM pg_catalog.pg_replication_origin o WHERE o.roname = n.name), \
   (SELECT coalesce(bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE')), false) FROM pg_catalog.pg_proc p \
@@ -27,6 +28,9 @@ SELECT n.name, EXISTS (SELECT FROM pg_catalog.pg_replication_origin o WHERE o.ro
   CURRENT_USER::text FROM named n";
 const CREATE: &str = "SELECT pg_catalog.pg_replication_origin_create($1)";
 const SET_UP: &str = "SELECT pg_catalog.pg_replication_origin_session_setup($1)";
+/// $1: a pipeline's origin. It, and those of its lanes.
+const OF_PIPELINE: &str = "SELECT roname FROM pg_catalog.pg_replication_origin \
+    WHERE roname = $1 OR pg_catalog.starts_with(roname, $1 || '/copy')";
 const DROP: &str = "SELECT pg_catalog.pg_replication_origin_drop($1)";
 /// A predecessor that could not be ended (another role's) lets go of it as soon as it finds itself fenced.
 const BUSY_TRIES: u32 = 10;
@@ -48,7 +52,16 @@ impl Origin {
     /// # Errors
     /// As the connection.
     pub async fn find(client: &Client, pipeline: &str) -> Result<Origin> {
-        let row = client.query_one(FIND, &[&pipeline]).await.map_err(classify)?;
+        Origin::find_part(client, pipeline, "").await
+    }
+
+    /// Looks for that of a lane.
+    pub(super) async fn find_of_lane(client: &Client, pipeline: &str, lane: usize) -> Result<Origin> {
+        Origin::find_part(client, pipeline, &format!("/copy{lane}")).await
+    }
+
+    async fn find_part(client: &Client, pipeline: &str, part: &str) -> Result<Origin> {
+        let row = client.query_one(FIND, &[&pipeline, &part]).await.map_err(classify)?;
         Ok(Origin {
             name: row.get(0),
             exists: row.get(1),
@@ -110,22 +123,28 @@ impl Origin {
         }
     }
 
-    /// Drops it; where that cannot be, it stays, and the statement is told.
-    pub(super) async fn drop(&self, client: &Client) {
-        if !self.exists {
-            return;
+    /// Drops it and those of its lanes; what cannot be dropped stays, and the statement is told.
+    ///
+    /// # Errors
+    /// As the connection.
+    pub(super) async fn drop(&self, client: &Client) -> Result<()> {
+        for row in client.query(OF_PIPELINE, &[&self.name]).await.map_err(classify)? {
+            let name: &str = row.get(0);
+            let dropped = match self.may_drop {
+                true => client.execute(DROP, &[&name]).await.map(drop).map_err(classify),
+                false => {
+                    Err(Error::definite(format!("role {} may not ({INSUFFICIENT_PRIVILEGE})", self.role)))
+                }
+            };
+            if let Err(error) = dropped {
+                tracing::warn!(
+                    origin = name,
+                    "the replication origin stays: {} (remedy: as an administrator, SELECT pg_replication_origin_drop('{}');)",
+                    error.chain(),
+                    name.replace('\'', "''")
+                );
+            }
         }
-        let dropped = match self.may_drop {
-            true => client.execute(DROP, &[&self.name]).await.map(drop).map_err(classify),
-            false => Err(Error::definite(format!("role {} may not ({INSUFFICIENT_PRIVILEGE})", self.role))),
-        };
-        if let Err(error) = dropped {
-            tracing::warn!(
-                origin = self.name,
-                "the replication origin stays: {} (remedy: as an administrator, SELECT pg_replication_origin_drop('{}');)",
-                error.chain(),
-                self.name.replace('\'', "''")
-            );
-        }
+        Ok(())
     }
 }

@@ -37,6 +37,8 @@ const ENTER_TABLE: &str = "INSERT INTO walgate.copied_table \
     key = excluded.key, copied_at = excluded.copied_at, done = excluded.done, rows = excluded.rows, \
     selection = excluded.selection, root = excluded.root, ranges = excluded.ranges, parked = excluded.parked, \
     shape = excluded.shape";
+/// A lock that taking an epoch and replacing the record wait for.
+const HOLD: &str = "SELECT FROM walgate.checkpoint WHERE pipeline = $1 AND epoch = $2 FOR SHARE";
 const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 const FORGET: [&str; 3] = [
     "DELETE FROM walgate.copied_table WHERE pipeline = $1",
@@ -75,12 +77,34 @@ impl Known {
     }
 }
 
-/// The right to replace the record, and what it is now.
-#[derive(Debug)]
-pub(super) struct Record {
+/// The right to write as a pipeline, until another process takes the next epoch.
+#[derive(Clone, Debug)]
+pub(super) struct Ownership {
     pipeline: String,
     replica: String,
     epoch: i64,
+}
+
+impl Ownership {
+    /// Keeps others from taking the next epoch until the open transaction ends, of any session.
+    pub async fn hold(&self, client: &Client) -> Result<()> {
+        let held = client.query_opt(HOLD, &[&self.pipeline, &self.epoch]).await.map_err(classify)?;
+        held.map(drop).ok_or_else(|| self.lost())
+    }
+
+    fn lost(&self) -> Error {
+        Error::fenced(format!(
+            "another process has taken over the pipeline {} on the replica {}",
+            self.pipeline, self.replica
+        ))
+        .with_hint("this one waits as its standby")
+    }
+}
+
+/// The right to replace the record, and what it is now.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub ownership: Ownership,
     known: Known,
     replace: Statement,
     enter_table: Statement,
@@ -94,9 +118,11 @@ impl Record {
         stored: Option<&Checkpoint>,
     ) -> Result<Record> {
         Ok(Record {
-            pipeline: settings.pipeline.clone(),
-            replica: settings.name.clone(),
-            epoch,
+            ownership: Ownership {
+                pipeline: settings.pipeline.clone(),
+                replica: settings.name.clone(),
+                epoch,
+            },
             known: stored.map(Known::of).unwrap_or_default(),
             replace: client.prepare(REPLACE).await.map_err(classify)?,
             enter_table: client.prepare(ENTER_TABLE).await.map_err(classify)?,
@@ -119,8 +145,8 @@ impl Record {
             .execute(
                 &self.replace,
                 &[
-                    &self.pipeline,
-                    &self.epoch,
+                    &self.ownership.pipeline,
+                    &self.ownership.epoch,
                     &signed::<u32, i32>(checkpoint.v)?,
                     &identity.system_identifier,
                     &i64::from(identity.timeline),
@@ -143,11 +169,7 @@ impl Record {
             .map_err(classify)?;
         match replaced {
             1 => Ok(()),
-            _ => Err(Error::fenced(format!(
-                "another process has taken over the pipeline {} on the replica {}",
-                self.pipeline, self.replica
-            ))
-            .with_hint("this one waits as its standby")),
+            _ => Err(self.ownership.lost()),
         }
     }
 
@@ -181,7 +203,7 @@ impl Record {
             .execute(
                 &self.enter_table,
                 &[
-                    &self.pipeline,
+                    &self.ownership.pipeline,
                     &i64::from(table.oid),
                     &table.schema,
                     &table.table,

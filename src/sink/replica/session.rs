@@ -14,6 +14,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use super::lane::Copier;
 use super::origin::Origin;
 use super::record::{Record, forget_rows, read_stored};
 use super::{ReplicaSettings, ReplicaSink};
@@ -165,6 +166,11 @@ impl ReplicaSession {
         self.has_replica_role
     }
 
+    /// What copies into the replica beside it, as long as it has the newest epoch.
+    pub fn copier(&self, targets: Arc<Targets>) -> Copier {
+        Copier::new(self.settings.clone(), self.record.ownership.clone(), targets)
+    }
+
     /// Becomes a sink that goes on from `checkpoint`.
     pub fn into_sink(
         self,
@@ -212,7 +218,7 @@ pub fn forget(settings: &ReplicaSettings) -> Result<bool> {
             false => false,
         };
         // The server keeps a place for each, of which there are few.
-        Origin::find(client, &settings.pipeline).await?.drop(client).await;
+        Origin::find(client, &settings.pipeline).await?.drop(client).await?;
         Ok(had_rows)
     })
     .map_err(|error| error.context(format_args!("replica {}", settings.name)))
@@ -268,8 +274,8 @@ fn needs_rights(error: Error, settings: &ReplicaSettings) -> Error {
     ))
 }
 
-/// Sets the session; whether triggers and foreign keys are off.
-async fn set_up(client: &Client) -> Result<bool> {
+/// Sets a session that writes rows; whether triggers and foreign keys are off.
+pub(super) async fn set_up(client: &Client) -> Result<bool> {
     client.batch_execute(SETTINGS).await.map_err(classify)?;
     client.query(NO_TRANSACTION_TIMEOUT, &[]).await.map_err(classify)?;
     match client.batch_execute(REPLICA_ROLE).await.map_err(classify) {

@@ -373,6 +373,7 @@ mod tests {
         let column = |name: &str, is_identity_always| Column {
             name: crate::wal::sql::quote_ident(name),
             cast: "\"pg_catalog\".\"bpchar\"".into(),
+            type_oid: 1042,
             equals: "=".into(),
             is_generated: false,
             is_identity_always,

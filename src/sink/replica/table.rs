@@ -49,13 +49,13 @@ macro_rules! equality_schema {
     };
 }
 /// Columns: name, type, whether generated, whether identity ALWAYS, where the type's equality operator lives, whether
-/// an index leads with it and it is never NULL, and whether there are arrays whose elements it can be.
+/// an index leads with it and it is never NULL, whether there are arrays whose elements it can be, and the type's OID.
 const COLUMNS: &str = concat!(
     "SELECT a.attname::text, tn.nspname::text, t.typname::text, a.attgenerated <> '', a.attidentity = 'a', ",
     equality_schema!(),
     ", a.attnotnull AND EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid \
           AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL), \
-          t.typarray <> 0 AND t.typcategory <> 'A' \
+          t.typarray <> 0 AND t.typcategory <> 'A', t.oid \
       FROM pg_catalog.pg_attribute a \
       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
       JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace \
@@ -82,6 +82,8 @@ pub(super) struct Column {
     pub name: String,
     /// Its quoted type, for casts: no modifier of a name, so nothing is cut before it is assigned.
     pub cast: String,
+    /// OID of its type on the replica.
+    pub type_oid: u32,
     /// The operator for equality of its type.
     pub equals: String,
     /// The replica computes it.
@@ -176,6 +178,7 @@ fn column(row: &Row) -> Column {
     Column {
         name: quote_ident(row.get(0)),
         cast: quote_qualified(row.get(1), row.get(2)),
+        type_oid: row.get(8),
         is_generated: row.get(3),
         is_identity_always: row.get(4),
         equals: equals(row.get(5)),

@@ -259,7 +259,7 @@ impl Reader {
                     rows.fill().await?;
                     continue;
                 }
-                CopyNext::End => break,
+                CopyNext::End(_) => break,
             }
             if block.len() >= BLOCK_BYTES {
                 bytes += block.len();

@@ -1,7 +1,7 @@
 //! `COPY ... TO STDOUT` of an ordinary session: rows borrowed where they were received.
 //!
-//! Comes in: a COPY statement. Goes out: the payload of each CopyData, which for COPY is one row. Always
-//! holds: the session is usable again only after [`CopyNext::End`]. Manual: "COPY Operations".
+//! Comes in: a COPY statement. Goes out: the payload of each CopyData, which for COPY in text format is one row; in
+//! binary format its header and trailer are there, too. Always holds: the session is usable again only after [`CopyNext::End`]. Manual: "COPY Operations".
 
 use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message};
 
@@ -14,22 +14,23 @@ use crate::wal::sqlstate::{Notice, ServerError};
 pub struct CopyOut<'c> {
     connection: &'c mut ReplicationConnection,
     failure: Option<ServerError>,
+    rows: u64,
 }
 
 /// What comes next.
 #[derive(Debug)]
 pub enum CopyNext<'r> {
-    /// One row.
+    /// One row; in binary format perhaps header or trailer.
     Row(&'r [u8]),
     /// Nothing whole is here: call [`CopyOut::fill`].
     Fill,
-    /// The COPY is complete.
-    End,
+    /// The COPY is complete, of so many rows.
+    End(u64),
 }
 
 impl<'c> CopyOut<'c> {
     pub(super) fn new(connection: &'c mut ReplicationConnection) -> Self {
-        CopyOut { connection, failure: None }
+        CopyOut { connection, failure: None, rows: 0 }
     }
 
     /// The next row, if one is here.
@@ -48,12 +49,16 @@ impl<'c> CopyOut<'c> {
                         return self
                             .failure
                             .take()
-                            .map_or(Ok(CopyNext::End), |error| Err(error.into_error()));
+                            .map_or(Ok(CopyNext::End(self.rows)), |error| Err(error.into_error()));
                     }
                     Some(Answer::Failed(error)) if error.is_fatal() => return Err(error.into_error()),
                     Some(Answer::Failed(error)) => self.failure = Some(error),
-                    None
-                    | Some(Answer::Message(Message::CommandComplete(_) | Message::CopyOutResponse(_))) => {}
+                    Some(Answer::Message(Message::CommandComplete(complete))) => {
+                        let rows =
+                            complete.tag().ok().and_then(|tag| tag.strip_prefix("COPY ")?.parse().ok());
+                        self.rows = rows.ok_or_else(|| malformed("the end of a COPY without a count"))?;
+                    }
+                    None | Some(Answer::Message(Message::CopyOutResponse(_))) => {}
                     Some(_) => return Err(malformed(&format!("message 0x{tag:02X} inside a COPY"))),
                 },
             }

@@ -113,7 +113,7 @@ impl Drop for Source {
             let oid = server.value(&format!("SELECT oid FROM pg_database WHERE datname = '{}'", self.name));
             server.exec(&format!("DROP DATABASE {} WITH (FORCE)", self.name));
             // As a replica's it has origins, for which the server has few places.
-            server.query(&format!("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'walgate%\\_{oid}'"));
+            server.query(&format!("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname ~ '^walgate.*_{oid}(/copy[0-9]+)?$'"));
         } else if reachable {
             // The failure of the test is what counts: nothing here may panic on top of it.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.drop_slots()));
