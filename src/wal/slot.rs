@@ -16,7 +16,7 @@ FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE $1 AND NOT s.tempo
 
 /// In kilobytes, and never less than what the server has.
 const ALLOW_MEMORY: &str = "SELECT pg_catalog.set_config(s.name, '@KILOBYTES@', false) FROM pg_catalog.pg_settings s \
-WHERE s.name = 'logical_decoding_work_mem' AND s.setting::int8 < @KILOBYTES@";
+WHERE s.name = ANY ('@SETTINGS@') AND s.setting::int8 < @KILOBYTES@";
 
 /// A permanent slot: those of running copies are temporary, and go with their session.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -50,16 +50,35 @@ impl SlotState {
     }
 }
 
-/// Lets a session that decodes hold transactions of up to `bytes` in memory, where the server's own limit is less; 0 leaves
-/// that as it is. A decoder has one such buffer, and there are few decoders, so that it may be larger than what the server
+/// Where decoding holds what in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoding {
+    /// For a stream: the transactions that have not ended.
+    Stream,
+    /// For a function's result: these, and the result.
+    Function,
+}
+
+/// Lets a session that decodes hold up to `bytes` of each in memory, where the server's own limit is less; 0 leaves that as
+/// it is. A decoder has one such buffer, and there are few decoders, so that it may be larger than what the server
 /// grants by default (manual: `logical_decoding_work_mem`).
 ///
 /// # Errors
 /// As the connection.
-pub async fn allow_memory(connection: &mut ReplicationConnection, bytes: u64) -> Result<()> {
+pub async fn allow_memory(
+    connection: &mut ReplicationConnection,
+    bytes: u64,
+    decoding: Decoding,
+) -> Result<()> {
     if bytes > 0 {
         let kilobytes = i32::try_from(bytes.div_ceil(1024)).unwrap_or(i32::MAX);
-        connection.query(&ALLOW_MEMORY.replace("@KILOBYTES@", &kilobytes.to_string())).await?;
+        let settings = match decoding {
+            Decoding::Stream => "{logical_decoding_work_mem}",
+            Decoding::Function => "{logical_decoding_work_mem,work_mem}",
+        };
+        let allow =
+            ALLOW_MEMORY.replace("@SETTINGS@", settings).replace("@KILOBYTES@", &kilobytes.to_string());
+        connection.query(&allow).await?;
     }
     Ok(())
 }

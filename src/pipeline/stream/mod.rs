@@ -36,7 +36,7 @@ use crate::wal::backlog::{Filled, Through};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::connection::{ReplicationConnection, ReplicationStream};
 use crate::wal::lock::Lock;
-use crate::wal::slot;
+use crate::wal::slot::{self, Decoding};
 use crate::wal::timestamp::now;
 use reader::Reader;
 
@@ -501,7 +501,8 @@ async fn start_stream(
     let slot_name = &pipeline.slot;
     let mut replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
     let status_time = status_time(&mut replication).await?;
-    slot::allow_memory(&mut replication, pipeline.config.source.decoding_memory_bytes_max).await?;
+    slot::allow_memory(&mut replication, pipeline.config.source.decoding_memory_bytes_max, Decoding::Stream)
+        .await?;
     if start > Lsn::ZERO {
         is_same_server(&mut replication, &started.checkpoint.identity, start).await?;
     }

@@ -9,56 +9,46 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::Statement;
 
-use super::apply::{Applier, Trouble};
+use super::apply::Trouble;
 use super::params::{Cells, write_copy_line};
-use super::statements::{Kind, Mask};
+use super::table::Table;
 use crate::wal::client::Client;
 
 /// Lines are handed to the connection in pieces of this size, in bytes.
-const COPY_PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: usize = 256 << 10;
 
-impl Applier {
-    pub(super) async fn copy_rows(
-        &mut self,
-        client: &Client,
-        cells: &Cells<'_>,
-        index: usize,
-        rows: &[usize],
-    ) -> Result<(), Trouble> {
-        let table = self.table(index);
-        let prepared = self.prepared(client, index, Kind::Copy, Mask::new()).await?;
-        let width = table.width();
-        let written: Vec<usize> = table.inserted().map(|(at, _)| at).collect();
-        let is_all = written.len() == width;
-        let mut rows = rows.iter();
-        copy(client, &prepared.statement, || {
-            let mut piece = Vec::with_capacity(COPY_PIECE_BYTES + 4096);
-            while piece.len() < COPY_PIECE_BYTES
-                && let Some(row) = rows.next()
-            {
-                let row = cells.row(*row, width);
-                match is_all {
-                    true => write_copy_line(&mut piece, cells, row.iter()),
-                    false => write_copy_line(&mut piece, cells, written.iter().filter_map(|at| row.get(*at))),
-                }
-            }
-            piece
-        })
-        .await
+/// Writes rows as the lines that a COPY of this table takes.
+pub(super) fn lines(table: &Table, cells: &Cells<'_>, rows: &[usize]) -> Vec<Vec<u8>> {
+    let width = table.width();
+    let written: Vec<usize> = table.inserted().map(|(at, _)| at).collect();
+    let is_all = written.len() == width;
+    let mut pieces = Vec::new();
+    let mut piece = Vec::new();
+    for row in rows {
+        if piece.capacity() == 0 {
+            piece.reserve(PIECE_BYTES + 4096);
+        }
+        let row = cells.row(*row, width);
+        match is_all {
+            true => write_copy_line(&mut piece, cells, row.iter()),
+            false => write_copy_line(&mut piece, cells, written.iter().filter_map(|at| row.get(*at))),
+        }
+        if piece.len() >= PIECE_BYTES {
+            pieces.push(std::mem::take(&mut piece));
+        }
     }
+    pieces.push(piece);
+    pieces
 }
 
-async fn copy(
+/// Sends lines to a COPY, and returns when the server has taken them.
+pub(super) async fn copy(
     client: &Client,
     statement: &Statement,
-    mut next: impl FnMut() -> Vec<u8>,
+    pieces: Vec<Vec<u8>>,
 ) -> Result<(), Trouble> {
     let mut sink = pin!(client.copy_in::<_, Bytes>(statement).await?);
-    loop {
-        let piece = next();
-        if piece.is_empty() {
-            break;
-        }
+    for piece in pieces {
         if sink.feed(Bytes::from(piece)).await.is_err() {
             // The server has given up: the end says why.
             break;

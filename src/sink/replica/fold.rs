@@ -13,6 +13,8 @@
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
+use foldhash::quality::RandomState;
+
 use super::params::Cells;
 use crate::route::row::{Cell, RowChange, RowOp};
 
@@ -83,14 +85,14 @@ impl Hash for Key<'_> {
 pub(super) struct Fold<'a> {
     key: &'a [usize],
     width: usize,
-    index: HashMap<Key<'a>, usize>,
+    index: HashMap<Key<'a>, usize, RandomState>,
     entries: Vec<Entry>,
 }
 
 impl<'a> Fold<'a> {
     /// For a table whose rows have `width` cells and are identified by those of `key`.
     pub fn new(key: &'a [usize], width: usize) -> Self {
-        Fold { key, width, index: HashMap::new(), entries: Vec::new() }
+        Fold { key, width, index: HashMap::default(), entries: Vec::new() }
     }
 
     /// The net changes, in the order in which their keys came first.

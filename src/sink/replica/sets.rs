@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 
 use super::apply::{Applier, Prepared, Trouble, mask_of};
+use super::copy::{copy, lines};
 use super::fold::{Entry, Net};
 use super::params::{Cells, Column};
 use super::statements::{Kind, Mask, Of};
@@ -71,7 +72,17 @@ impl Applier {
             )
             .await?;
         }
-        let counts = run_all(client, cells, width, &work).await?;
+        let mut copied = None;
+        if is_copied {
+            copied = Some(self.prepared(client, index, Kind::Copy, Mask::new()).await?);
+        }
+        // The lines are written while the server is at the statements before.
+        let writing = async {
+            tokio::task::yield_now().await;
+            copied.as_ref().map(|_| lines(&table, cells, &groups.inserts))
+        };
+        let (counts, lines) = tokio::join!(run_all(client, cells, width, &work), writing);
+        let counts = counts?;
         let mut missing_of = Vec::new();
         for (one, count) in work.iter().zip(counts) {
             let has_missing = count < u64::try_from(one.rows.len()).unwrap_or(u64::MAX);
@@ -91,8 +102,8 @@ impl Applier {
                 missing_of.push(one.rows);
             }
         }
-        if is_copied {
-            self.copy_rows(client, cells, index, &groups.inserts).await?;
+        if let (Some(prepared), Some(lines)) = (copied, lines) {
+            copy(client, &prepared.statement, lines).await?;
         }
         for rows in missing_of {
             self.insert_missing(client, cells, index, rows).await?;

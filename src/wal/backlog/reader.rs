@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::client::connect;
 use crate::wal::connection::{CopyNext, ReplicationConnection};
-use crate::wal::slot;
+use crate::wal::slot::{self, Decoding};
 use crate::wal::sql::quote_literal;
 use crate::wal::sqlstate::{CONFIGURATION_LIMIT, sqlstate_of};
 use crate::wal::timestamp::now;
@@ -150,7 +150,7 @@ async fn open(settings: Settings) -> Result<(Reader, Control)> {
             tracing::debug!("reading a backlog without it: {}", error.chain());
         }
     }
-    slot::allow_memory(&mut connection, settings.decoding_memory_bytes_max).await?;
+    slot::allow_memory(&mut connection, settings.decoding_memory_bytes_max, Decoding::Function).await?;
     let pid = first(&connection.query(PID).await?).and_then(|text| text.parse().ok());
     let reader_pid: i32 = pid.ok_or_else(unreadable)?;
     // No other session has this pid, and the slot lives no longer than this one.
