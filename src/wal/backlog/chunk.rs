@@ -77,7 +77,12 @@ impl Chunk {
         let room = sent(bounds.temp_bytes_max / TEMP_PART).max(1);
         let took_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX).max(1);
         let in_time = scaled(CHUNK_TIME_MAX.as_secs() * 1000, self.changes, took_ms).max(1);
-        wanted.max(needed).min(room).min(in_time).min(CHANGES_MAX)
+        let changes = wanted.max(needed);
+        // The last one takes all: the little that it would leave costs to read everything once more.
+        let left = in_wal(self.source_lsn.bytes_since(self.read_to));
+        let changes =
+            if left <= changes.saturating_add(changes / 2) { changes.saturating_mul(2) } else { changes };
+        changes.min(room).min(in_time).min(CHANGES_MAX)
     }
 }
 
@@ -141,6 +146,16 @@ mod tests {
         let cut = Chunk { asked: 100_000, ..chunk(100_000, 0) };
         let cut = Chunk { source_lsn: Lsn(cut.read_to.0 + (15 << 20)), ..cut };
         assert!(!cut.is_near_end(), "it did not come to the end of WAL");
+    }
+
+    #[test]
+    fn the_last_one_takes_the_rest() {
+        let next = |left: u64| {
+            let chunk = chunk(100_000, 0);
+            Chunk { source_lsn: Lsn(chunk.read_to.0 + left * 200), ..chunk }.next(BOUNDS)
+        };
+        assert_eq!(next(150_001), 100_000);
+        assert_eq!(next(150_000), 200_000);
     }
 
     #[test]
