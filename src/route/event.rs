@@ -188,6 +188,18 @@ pub struct RowEvent<'r, 'a> {
     pub moved: Option<&'r [Value<'a>]>,
 }
 
+/// What names an event, as it stands in the batch.
+pub(super) struct Named {
+    /// The header `id`.
+    pub id: Range<usize>,
+    /// The aggregate's id; where there is none, the table's name.
+    pub key: Range<usize>,
+    /// Whether `key` is an aggregate's id.
+    pub has_aggregate: bool,
+    /// The other half of a key change.
+    pub moved: Option<Moved>,
+}
+
 /// Writes events; keeps its scratch space between them.
 #[derive(Debug)]
 pub struct EventWriter {
@@ -240,15 +252,14 @@ impl EventWriter {
         Ok(())
     }
 
-    /// Appends an event's id, its key and the key that it is linked with; says of the key whether it is an aggregate's id.
-    #[allow(clippy::type_complexity)]
-    pub(super) fn write_identity(
+    /// Appends what names an event: its id, its key, and the key that it is linked with.
+    pub(super) fn write_named(
         &mut self,
         out: &mut Vec<u8>,
         plan: &TablePlan,
         stamp: &Stamp,
         event: &RowEvent<'_, '_>,
-    ) -> Result<(Range<usize>, (Range<usize>, bool), Option<Moved>)> {
+    ) -> Result<Named> {
         let identity = event.new.or(event.before.cells()).unwrap_or_default();
         let has_aggregate = self.write_aggregate(plan, identity)?;
         let id = append(out, |out| write_id(out, stamp, event.number));
@@ -262,7 +273,7 @@ impl EventWriter {
             }
             _ => None,
         };
-        Ok((id, (key, has_aggregate), moved))
+        Ok(Named { id, key, has_aggregate, moved })
     }
 
     /// Appends a row's event as DESIGN section 4 has it; returns whether it has an aggregate.
@@ -275,7 +286,7 @@ impl EventWriter {
     ) -> Result<bool> {
         let op = plan.op(event.op);
         let out = &mut batch.bytes;
-        let (id, (key, has_aggregate), moved) = self.write_identity(out, plan, stamp, event)?;
+        let Named { id, key, has_aggregate, moved } = self.write_named(out, plan, stamp, event)?;
         let start = out.len();
         out.extend_from_slice(br#"{"v":1,"id":"#);
         append_json_string(out, id.clone())?;
@@ -392,8 +403,8 @@ impl EventWriter {
         let start = out.len();
         match &plan.form {
             Form::Outbox => write_outbox_truncate(out, plan, stamp, (lsn, number), &id)?,
-            Form::Debezium(form) => Self::write_debezium_truncate(out, form, stamp, lsn),
-            Form::CloudEvents(form) => Self::write_cloudevents_truncate(out, form, stamp, lsn, (&id, &key))?,
+            Form::Debezium(form) => form.write_truncate(out, stamp, lsn),
+            Form::CloudEvents(form) => form.write_truncate(out, stamp, lsn, (&id, &key))?,
         }
         let value = Some(start..out.len());
         let key = (!matches!(plan.form, Form::Debezium(_))).then_some(key);

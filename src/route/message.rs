@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::batch::{Batch, Event, Label, LabelId, Labels};
 use super::event::{self, Stamp, append, append_json_string};
 use super::format::{
-    EventSettings, MessageSource, message_topic, write_cloudevents_message, write_debezium_message,
+    EventSettings, SourceBlock, message_topic, write_cloudevents_message, write_debezium_message,
 };
 use super::plan::json_string;
 use super::template::{Topic, TopicNames, TopicTemplate};
@@ -74,7 +74,7 @@ pub struct MessageWriter {
     topic: TopicTemplate,
     format: Format,
     /// Debezium's description of where it comes from.
-    source: MessageSource,
+    source: SourceBlock,
     dead_letter_topic: String,
     labels: HashMap<(String, String, Option<String>), LabelId>,
 }
@@ -91,7 +91,7 @@ impl MessageWriter {
             source_name: source_name.to_owned(),
             topic,
             format: events.format,
-            source: MessageSource::new(source_name, &events.database, "", ""),
+            source: SourceBlock::new(source_name, &events.database, "", ""),
             dead_letter_topic,
             labels: HashMap::new(),
         }

@@ -213,7 +213,15 @@ impl TablePlan {
             Format::Outbox => Form::Outbox,
             Format::Debezium => {
                 let database = &context.events.database;
-                let form = DebeziumForm::new(context.source_name, database, context.types, relation);
+                // Debezium has the columns in the order of the primary key's index.
+                let by_index = if rule.aggregate_id.is_none() && aggregate.len() == primary_key.len() {
+                    names.indexes(primary_key)?
+                } else {
+                    aggregate.clone()
+                };
+                let is_primary = by_index.iter().all(|at| aggregate.contains(at));
+                let key = if is_primary { by_index } else { aggregate.clone() };
+                let form = DebeziumForm::new(context.source_name, database, context.types, relation, key);
                 Form::Debezium(Box::new(form))
             }
             Format::CloudEvents => {

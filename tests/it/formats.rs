@@ -197,8 +197,9 @@ fn compare(
                             })
                         };
                         let op = value["op"].as_str().expect("an op");
+                        let table = topic.trim_start_matches("public.");
                         differences.push(format!(
-                            "{topic} {op} {column}: {} / {}",
+                            "{table} {op} {column}: {} / {}",
                             shown(theirs),
                             shown(ours)
                         ));

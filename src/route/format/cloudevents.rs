@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::{Batch, Event, Moved};
 use crate::route::event::{
-    Before, EventWriter, RowEvent, Stamp, append_json_string, write_lsn, write_number, write_unchanged,
+    Before, EventWriter, Named, RowEvent, Stamp, append_json_string, write_lsn, write_number, write_unchanged,
 };
 use crate::route::message::MessagePlace;
 use crate::route::plan::{Op, TablePlan, json_string};
@@ -57,6 +57,20 @@ impl CloudEventsForm {
         CloudEventsForm { head_json, ops }
     }
 
+    /// Appends the value of a truncate event, whose id and key are there.
+    pub fn write_truncate(
+        &self,
+        out: &mut Vec<u8>,
+        stamp: &Stamp,
+        lsn: Lsn,
+        (id, key): (&Range<usize>, &Range<usize>),
+    ) -> Result<()> {
+        let attributes = Attributes { id, subject: None, key, moved: None, lsn };
+        write_attributes(out, (&self.head_json, self.op(Op::Truncate)), stamp, &attributes)?;
+        out.extend_from_slice(br#","data":{"row":null,"before":null,"unchanged":[]}}"#);
+        Ok(())
+    }
+
     fn op(&self, op: Op) -> &[u8] {
         let [insert, update, delete, truncate, read] = &self.ops;
         match op {
@@ -87,9 +101,8 @@ impl EventWriter {
         stamp: &Stamp,
         event: &RowEvent<'_, '_>,
     ) -> Result<bool> {
-        let (id, key, moved) = self.write_identity(&mut batch.bytes, plan, stamp, event)?;
-        let (key, has_aggregate) = key;
         let out = &mut batch.bytes;
+        let Named { id, key, has_aggregate, moved } = self.write_named(out, plan, stamp, event)?;
         let start = out.len();
         let subject = has_aggregate.then_some(&key);
         let attributes = Attributes { id: &id, subject, key: &key, moved: moved.as_ref(), lsn: event.lsn };
@@ -113,20 +126,6 @@ impl EventWriter {
         let label = plan.op(event.op).label;
         batch.events.push(Event { label, partition: None, id, key: Some(key), value, moved, traceparent });
         Ok(has_aggregate)
-    }
-
-    /// Appends the value of a truncate event, whose id and key are there.
-    pub(in crate::route) fn write_cloudevents_truncate(
-        out: &mut Vec<u8>,
-        form: &CloudEventsForm,
-        stamp: &Stamp,
-        lsn: Lsn,
-        (id, key): (&Range<usize>, &Range<usize>),
-    ) -> Result<()> {
-        let attributes = Attributes { id, subject: None, key, moved: None, lsn };
-        write_attributes(out, (&form.head_json, form.op(Op::Truncate)), stamp, &attributes)?;
-        out.extend_from_slice(br#","data":{"row":null,"before":null,"unchanged":[]}}"#);
-        Ok(())
     }
 }
 

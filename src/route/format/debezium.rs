@@ -23,13 +23,13 @@ use crate::wal::pgoutput::{Relation, Value};
 const FORM_VERSION: &str = "3.6.3.Final";
 
 /// Where Debezium publishes logical messages.
-pub(in crate::route) fn message_topic(source_name: &str) -> String {
+pub fn message_topic(source_name: &str) -> String {
     format!("{source_name}.message")
 }
 
-/// The parts of `source` that do not change from event to event.
+/// The parts of `source` that do not change from event to event of a table, or of the logical messages.
 #[derive(Debug)]
-pub(in crate::route) struct MessageSource {
+pub(in crate::route) struct SourceBlock {
     /// `{"version":…,"connector":"postgresql","name":"shop","ts_ms":`
     head_json: Vec<u8>,
     /// `,"db":"shop","sequence":"[`
@@ -38,12 +38,12 @@ pub(in crate::route) struct MessageSource {
     table_json: Vec<u8>,
 }
 
-impl MessageSource {
+impl SourceBlock {
     /// Of a table; a logical message is of none, and both names are empty.
     pub fn new(source_name: &str, database: &str, schema: &str, table: &str) -> Self {
         let head = format!(r#"{{"version":"{FORM_VERSION}","connector":"postgresql","name":"#);
         let part = |name: &str, text: &str| [name.as_bytes(), &json_string(text)].concat();
-        MessageSource {
+        SourceBlock {
             head_json: [head.as_bytes(), &json_string(source_name), br#","ts_ms":"#].concat(),
             database_json: [part(r#","db":"#, database), br#","sequence":"["#.to_vec()].concat(),
             table_json: [part(r#","schema":"#, schema), part(r#","table":"#, table), br#","txId":"#.to_vec()]
@@ -93,20 +93,29 @@ impl MessageSource {
 /// See the module.
 #[derive(Debug)]
 pub(in crate::route) struct DebeziumForm {
-    source: MessageSource,
+    source: SourceBlock,
     /// One for each column of the relation.
     kinds: Vec<DebeziumKind>,
+    /// Indexes of the key's columns, in its order; empty: the table has no key.
+    key: Vec<usize>,
 }
 
 impl DebeziumForm {
     /// Of a relation.
-    pub fn new(source_name: &str, database: &str, types: &TypeCatalog, relation: &Relation) -> Self {
+    pub fn new(
+        source_name: &str,
+        database: &str,
+        types: &TypeCatalog,
+        relation: &Relation,
+        key: Vec<usize>,
+    ) -> Self {
         let kind = |column: &crate::wal::pgoutput::RelationColumn| {
             DebeziumKind::of(types, column.type_oid, column.type_modifier)
         };
         DebeziumForm {
-            source: MessageSource::new(source_name, database, &relation.namespace, &relation.name),
+            source: SourceBlock::new(source_name, database, &relation.namespace, &relation.name),
             kinds: relation.columns.iter().map(kind).collect(),
+            key,
         }
     }
 
@@ -131,7 +140,7 @@ impl DebeziumForm {
     ) -> Result<std::ops::Range<usize>> {
         let start = out.len();
         out.push(b'{');
-        for (nth, &at) in plan.aggregate.iter().enumerate() {
+        for (nth, &at) in self.key.iter().enumerate() {
             if nth > 0 {
                 out.push(b',');
             }
@@ -187,6 +196,12 @@ impl DebeziumForm {
         Ok(())
     }
 
+    /// Appends the value of a truncate event.
+    pub fn write_truncate(&self, out: &mut Vec<u8>, stamp: &Stamp, lsn: Lsn) {
+        out.extend_from_slice(br#"{"before":null,"after":null"#);
+        self.write_tail(out, stamp, lsn, Op::Truncate);
+    }
+
     fn write_tail(&self, out: &mut Vec<u8>, stamp: &Stamp, lsn: Lsn, op: Op) {
         out.extend_from_slice(br#","source":"#);
         self.source.write(out, stamp, lsn);
@@ -223,7 +238,7 @@ impl EventWriter {
     ) -> Result<bool> {
         let style = &self.style;
         let identity = event.new.or(event.before.cells()).unwrap_or_default();
-        let has_key = !plan.aggregate.is_empty();
+        let has_key = !form.key.is_empty();
         let out = &mut batch.bytes;
         let id = append(out, |out| write_id(out, stamp, event.number));
         let key = has_key.then(|| form.write_key(out, plan, identity, style)).transpose()?;
@@ -257,23 +272,12 @@ impl EventWriter {
         batch.events.push(Event { label, partition, id, key, value, moved, traceparent });
         Ok(has_key)
     }
-
-    /// Appends the value of a truncate event.
-    pub(in crate::route) fn write_debezium_truncate(
-        out: &mut Vec<u8>,
-        form: &DebeziumForm,
-        stamp: &Stamp,
-        lsn: Lsn,
-    ) {
-        out.extend_from_slice(br#"{"before":null,"after":null"#);
-        form.write_tail(out, stamp, lsn, Op::Truncate);
-    }
 }
 
 /// Appends the value of a logical message.
 pub(in crate::route) fn write_message(
     out: &mut Vec<u8>,
-    source: &MessageSource,
+    source: &SourceBlock,
     stamp: &Stamp,
     place: MessagePlace,
     (prefix, content): (&str, &[u8]),

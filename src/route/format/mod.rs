@@ -9,9 +9,8 @@ mod debezium;
 mod tombstone;
 
 pub(in crate::route) use cloudevents::{CloudEventsForm, write_message as write_cloudevents_message};
-pub(in crate::route) use debezium::{
-    DebeziumForm, MessageSource, message_topic, write_message as write_debezium_message,
-};
+pub use debezium::message_topic;
+pub(in crate::route) use debezium::{DebeziumForm, SourceBlock, write_message as write_debezium_message};
 pub(in crate::route) use tombstone::write_tombstone;
 
 use super::value::Style;
