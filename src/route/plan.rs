@@ -214,13 +214,13 @@ impl TablePlan {
             Format::Debezium => {
                 let database = &context.events.database;
                 // Debezium has the columns in the order of the primary key's index.
-                let by_index = if rule.aggregate_id.is_none() && aggregate.len() == primary_key.len() {
-                    names.indexes(primary_key)?
-                } else {
-                    aggregate.clone()
+                let is_its_key = |by_index: &Vec<usize>| {
+                    rule.aggregate_id.is_none()
+                        && by_index.len() == aggregate.len()
+                        && by_index.iter().all(|at| aggregate.contains(at))
                 };
-                let is_primary = by_index.iter().all(|at| aggregate.contains(at));
-                let key = if is_primary { by_index } else { aggregate.clone() };
+                let key =
+                    names.indexes(primary_key).ok().filter(is_its_key).unwrap_or_else(|| aggregate.clone());
                 let form = DebeziumForm::new(context.source_name, database, context.types, relation, key);
                 Form::Debezium(Box::new(form))
             }

@@ -1,6 +1,6 @@
 //! The forms of an event: the outbox envelope (`route/event.rs`), Debezium's, CloudEvents, and the tombstone behind a delete.
 //!
-//! Comes in: what the configuration says. Goes out: a [`Form`], found once when a table's plan is compiled, with all JSON of that
+//! Comes in: what the configuration says. Goes out: a form, found once when a table's plan is compiled, with all JSON of that
 //! form that does not change from row to row. Always holds: all forms of one change have the same id, topic and order; what
 //! differs is the value, the key and which headers name the other half of a key change.
 
