@@ -19,6 +19,8 @@ pub struct Hub {
     pub delivery: Delivery,
     /// The form of an event.
     pub format: Format,
+    /// Whether a delete has an event without a value behind it.
+    pub tombstones: bool,
 }
 
 /// Which event store.
@@ -68,6 +70,20 @@ pub enum Delivery {
 pub enum Format {
     /// The envelope of DESIGN.md, section 4.
     Outbox,
+    /// Debezium's, under one set of its options.
+    Debezium,
+    /// CloudEvents 1.0, structured mode.
+    CloudEvents,
+}
+
+impl Format {
+    /// The header `content-type`.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Outbox | Format::Debezium => "application/json",
+            Format::CloudEvents => "application/cloudevents+json; charset=UTF-8",
+        }
+    }
 }
 
 /// What Walgate sets itself, and why nobody else may; aliases of librdkafka included.
@@ -92,17 +108,15 @@ const REPLICATION_FACTOR_MAX: u64 = 32_767;
 
 pub(super) fn read(section: &Section<'_>, base_dir: &Path) -> Hub {
     section.allow(schema::HUB);
-    if section.boolean("tombstones") == Some(true) {
-        section.fault_of_later("tombstones", "tombstones = true", "write tombstones = false");
-    }
-    let format =
-        section.choice("format", &[("outbox", Format::Outbox)], &["debezium", "cloudevents", "avro"]);
+    let formats =
+        [("outbox", Format::Outbox), ("debezium", Format::Debezium), ("cloudevents", Format::CloudEvents)];
     let deliveries = [("exactly-once", Delivery::ExactlyOnce), ("at-least-once", Delivery::AtLeastOnce)];
     Hub {
         kind: read_kind(section, base_dir),
         topic: read_topic(section),
         delivery: section.choice("delivery", &deliveries, &[]).unwrap_or(Delivery::ExactlyOnce),
-        format: format.unwrap_or(Format::Outbox),
+        format: section.choice("format", &formats, &["avro"]).unwrap_or(Format::Outbox),
+        tombstones: section.boolean("tombstones").unwrap_or(false),
     }
 }
 

@@ -110,7 +110,8 @@ const HUB: &str = r#"[hub]
 kind = "file"                          # a directory; for Kafka see below
 path = "hub"                           # beside this file: <path>/<topic>.jsonl, one event a line
 # topic = "{source}.{schema}.{table}"  # also {aggregate_type}; characters that Kafka forbids become _
-# format = "outbox"                    # the envelope of an event
+# format = "outbox"                    # the envelope of an event; or "debezium", "cloudevents"
+# tombstones = false                   # true: after a delete the same key with a null value, for compacted topics
 # delivery = "exactly-once"            # or "at-least-once": after a crash, events may come again with equal ids
 
 # For Kafka, instead of the lines above:

@@ -185,7 +185,7 @@ snapshot_workers = "2"
 [hub]
 kind = "file"
 brokers = "k:9092"
-format = "debezium"
+format = "avro"
 [[table]]
 name = "orders"
 colums = ["a"]
@@ -382,15 +382,23 @@ fn rules_are_checked() {
 }
 
 #[test]
+fn the_hub_has_three_formats() {
+    for (text, format) in
+        [("outbox", Format::Outbox), ("debezium", Format::Debezium), ("cloudevents", Format::CloudEvents)]
+    {
+        let config = valid(&section("[hub]", &format!("format = \"{text}\"\ntombstones = true")));
+        assert_eq!((config.hub.format, config.hub.tombstones), (format, true));
+    }
+    assert!(!valid(&section("[hub]", "")).hub.tombstones);
+}
+
+#[test]
 fn later_keys_of_the_source_and_the_hub_are_refused() {
     const LATER: &str = "is not available in this version";
     one_fault(&source("failover = true"), "source.failover", LATER);
     one_fault(&source("slots = 2"), "source.slots", LATER);
     one_fault(&source("keep_wal_bytes_max = 1"), "source.keep_wal_bytes_max", LATER);
-    one_fault(&section("[hub]", "tombstones = true"), "hub.tombstones", LATER);
-    for format in ["debezium", "cloudevents", "avro"] {
-        one_fault(&section("[hub]", &format!("format = \"{format}\"")), "hub.format", LATER);
-    }
+    one_fault(&section("[hub]", "format = \"avro\""), "hub.format", LATER);
     one_fault(&section("[claim_check]", "store = \"s3://b/p\""), "claim_check", LATER);
 }
 

@@ -30,6 +30,8 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Destination, HubKind, Mode, Replica};
 use crate::error::{Error, Result};
+use crate::route::format::EventSettings;
+use crate::route::value::Style;
 use crate::sink::destination::Address;
 use crate::sink::replica::ReplicaSettings;
 use crate::wal::publication::Publications;
@@ -68,6 +70,8 @@ pub struct Pipeline {
     pub url: ConnectUrl,
     /// `source.name`, the database's name if it is not set.
     pub source_name: String,
+    /// The form of events.
+    pub events: EventSettings,
     /// The slot's name, and the pipeline's.
     pub slot: String,
     /// Its publications.
@@ -120,8 +124,15 @@ impl Pipeline {
             sink: sink.into(),
             ..PipelineStatus::default()
         };
+        let events = EventSettings {
+            format: config.hub.format,
+            tombstones: config.hub.tombstones,
+            style: Style { bigint_as_string: config.source.bigint_as_string },
+            database: url.database.clone(),
+        };
         Ok(Pipeline {
             source_name,
+            events,
             publications: Publications::new(&config.source.publication, &slot),
             status: SharedStatus::new(status),
             avoids_sql: Arc::default(),

@@ -18,6 +18,7 @@ use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::{Batch, Counts, Labels, Progress};
 use crate::route::event::{EventWriter, Stamp};
+use crate::route::format::EventSettings;
 use crate::route::message::{
     CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, RESYNC_PREFIX, ResyncRequest,
     TRACEPARENT_PREFIX,
@@ -25,7 +26,6 @@ use crate::route::message::{
 use crate::route::plan::TablePlan;
 use crate::route::row::{RowChange, RowOp, Targets};
 use crate::route::template::{Topic, TopicTemplate};
-use crate::route::value::Style;
 use crate::route::{Route, Router, RowMessage};
 use crate::sink::checkpoint::{Checkpoint, Phase, TableState};
 use crate::wal::backlog::Backlog;
@@ -95,8 +95,8 @@ pub struct PumpSettings {
     pub slot: String,
     /// `hub.topic`.
     pub topic: TopicTemplate,
-    /// `source.bigint = "string"`.
-    pub bigint_as_string: bool,
+    /// The form of events.
+    pub events: EventSettings,
     /// Whether logical messages become events: not on a replica.
     pub takes_messages: bool,
 }
@@ -162,13 +162,13 @@ impl Pump {
         first: FirstTransaction,
         caught_up: Option<String>,
     ) -> Result<Pump> {
-        let style = Style { bigint_as_string: settings.bigint_as_string };
         let dead_letters = Topic::legal(format!("{}.{}.dead-letter", settings.source_name, settings.slot))
             .map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))?;
         Ok(Pump {
-            router: Router::new(&settings.source_name, EventWriter::new(style)),
+            router: Router::new(&settings.source_name, EventWriter::new(settings.events.style)),
             messages: settings.takes_messages.then(|| {
-                MessageWriter::new(&settings.source_name, settings.topic.clone(), dead_letters.legal)
+                let (topic, dead_letters) = (settings.topic.clone(), dead_letters.legal);
+                MessageWriter::new(&settings.source_name, &settings.events, topic, dead_letters)
             }),
             labels,
             relations: HashMap::new(),

@@ -99,6 +99,7 @@ impl Started {
             enums: &self.enums,
             labels: &self.labels,
             topic: &pipeline.config.hub.topic,
+            events: &pipeline.events,
         }
     }
 

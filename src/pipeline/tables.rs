@@ -408,7 +408,14 @@ pub fn topics_of(
     tables: &[MatchedTable],
 ) -> Topics {
     let template = &pipeline.config.hub.topic;
-    let context = PlanContext { source_name: &pipeline.source_name, types, enums, labels, topic: template };
+    let context = PlanContext {
+        source_name: &pipeline.source_name,
+        types,
+        enums,
+        labels,
+        topic: template,
+        events: &pipeline.events,
+    };
     let mut taken: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
     let mut found = Topics::default();
     for matched in tables {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::row::{Cell, Rows, TargetId};
 use super::undecided::Undecided;
 use crate::change::Position;
+use crate::config::Format;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::sink::checkpoint::{Phase, TableState};
@@ -28,6 +29,8 @@ pub struct Label {
     pub aggregate_type: String,
     /// The header `op`.
     pub op: &'static str,
+    /// The form of the values, which decides the other headers.
+    pub format: Format,
 }
 
 /// A label's number: an index into [`Labels`].
@@ -72,11 +75,11 @@ pub struct Event {
     pub partition: Option<i32>,
     /// The header `id`.
     pub id: Range<usize>,
-    /// The Kafka key.
-    pub key: Range<usize>,
-    /// The JSON value.
-    pub value: Range<usize>,
-    /// The header `moved-to` or `moved-from`.
+    /// The Kafka key; none in Debezium's form of a table without a key, and of truncates.
+    pub key: Option<Range<usize>>,
+    /// The JSON value; none: a tombstone.
+    pub value: Option<Range<usize>>,
+    /// The other half of a key change, for a header.
     pub moved: Option<Moved>,
     /// The header `traceparent`.
     pub traceparent: Option<Range<usize>>,
@@ -85,9 +88,9 @@ pub struct Event {
 /// The other half of a key change.
 #[derive(Clone, Debug)]
 pub enum Moved {
-    /// The aggregate id that the row has from now on.
+    /// The key that the row has from now on.
     To(Range<usize>),
-    /// The aggregate id that the row had.
+    /// The key that the row had.
     From(Range<usize>),
 }
 
@@ -153,7 +156,7 @@ impl Batch {
     /// The key of an event, or of a row change, as far as its text says: for errors.
     pub fn key_of(&self, at: usize) -> Option<String> {
         let key = match self.events.get(at) {
-            Some(event) => self.part(&event.key),
+            Some(event) => self.part(event.key.as_ref()?),
             None => {
                 let change = self.rows.changes.get(at)?;
                 let cells = if change.new.is_empty() { change.old.clone() } else { change.new.clone() };

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::batch::{Batch, Event, Moved};
 use super::crossing::Outcome;
+use super::format::{Form, write_tombstone};
 use super::images::{Images, Place, unknown};
 use super::message::MessagePlace;
 use super::plan::{Op, TablePlan, json_string};
@@ -32,6 +33,23 @@ pub struct Stamp {
     /// `,"origin":null,"snapshot":false`.
     origin_json: Vec<u8>,
     traceparent: Option<Vec<u8>>,
+    /// The same as values, for the other forms of an event.
+    pub(super) facts: StampFacts,
+    /// The replication origin that the transaction was applied from.
+    pub(super) origin: Option<String>,
+}
+
+/// What a stamp is made of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StampFacts {
+    /// Of the transaction; of a copy, just before `copied_at`.
+    pub commit_lsn: Lsn,
+    /// The commit's time.
+    pub at: Timestamp,
+    /// `None` for what is of no transaction.
+    pub xid: Option<u32>,
+    /// Whether it is of the initial copy.
+    pub is_copy: bool,
 }
 
 impl Stamp {
@@ -58,6 +76,7 @@ impl Stamp {
         }
         self.origin_json.extend_from_slice(br#","snapshot":false"#);
         self.traceparent = transaction.traceparent.clone().map(String::into_bytes);
+        self.origin.clone_from(&transaction.origin);
     }
 
     /// The stamp of a non-transactional message. The WAL holds no time for it: it is the time of this
@@ -73,12 +92,23 @@ impl Stamp {
         let mut stamp = Stamp::at(source_name, Lsn(copied_at.0.saturating_sub(1)), taken_at, None);
         write!(stamp.id_prefix, "r{oid}-").expect("a Vec takes every byte");
         stamp.origin_json.extend_from_slice(br#","origin":null,"snapshot":true"#);
+        stamp.facts.is_copy = true;
         stamp
     }
 
     /// The trace context of the transaction.
     pub(super) fn traceparent(&self) -> Option<&[u8]> {
         self.traceparent.as_deref()
+    }
+
+    /// Appends it, for the header.
+    pub(super) fn append_traceparent(&self, out: &mut Vec<u8>) -> Option<Range<usize>> {
+        self.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)))
+    }
+
+    /// The commit's time in RFC 3339.
+    pub(super) fn occurred_at(&self) -> &[u8] {
+        &self.occurred_at
     }
 
     /// From the time on to `"data":`, for an event that is of no table.
@@ -101,6 +131,7 @@ impl Stamp {
     }
 
     fn fill(&mut self, source_name: &str, lsn: Lsn, at: Timestamp, xid: Option<u32>) {
+        self.facts = StampFacts { commit_lsn: lsn, at, xid, is_copy: false };
         self.id_prefix.clear();
         self.id_prefix.extend_from_slice(source_name.as_bytes());
         self.id_prefix.push(b'/');
@@ -132,7 +163,7 @@ pub enum Before<'r, 'a> {
 }
 
 impl<'r, 'a> Before<'r, 'a> {
-    fn cells(self) -> Option<&'r [Value<'a>]> {
+    pub(super) fn cells(self) -> Option<&'r [Value<'a>]> {
         match self {
             Before::Unknown => None,
             Before::Key(cells) | Before::Row(cells) => Some(cells),
@@ -155,6 +186,18 @@ pub struct RowEvent<'r, 'a> {
     pub before: Before<'r, 'a>,
     /// The cells of the aggregate that this half of a key change is linked with.
     pub moved: Option<&'r [Value<'a>]>,
+}
+
+/// What names an event, as it stands in the batch.
+pub(super) struct Named {
+    /// The header `id`.
+    pub id: Range<usize>,
+    /// The aggregate's id; where there is none, the table's name.
+    pub key: Range<usize>,
+    /// Whether `key` is an aggregate's id.
+    pub has_aggregate: bool,
+    /// The other half of a key change.
+    pub moved: Option<Moved>,
 }
 
 /// Writes events; keeps its scratch space between them.
@@ -198,22 +241,52 @@ impl EventWriter {
         stamp: &Stamp,
         event: &RowEvent<'_, '_>,
     ) -> Result<()> {
-        let op = plan.op(event.op);
+        let has_key = match &plan.form {
+            Form::Outbox => self.write_outbox(batch, plan, stamp, event),
+            Form::Debezium(form) => self.write_debezium(batch, (plan, form), stamp, event),
+            Form::CloudEvents(form) => self.write_cloudevent(batch, (plan, form), stamp, event),
+        }?;
+        if event.op == Op::Delete && has_key && plan.has_tombstones {
+            write_tombstone(batch);
+        }
+        Ok(())
+    }
+
+    /// Appends what names an event: its id, its key, and the key that it is linked with.
+    pub(super) fn write_named(
+        &mut self,
+        out: &mut Vec<u8>,
+        plan: &TablePlan,
+        stamp: &Stamp,
+        event: &RowEvent<'_, '_>,
+    ) -> Result<Named> {
         let identity = event.new.or(event.before.cells()).unwrap_or_default();
         let has_aggregate = self.write_aggregate(plan, identity)?;
-
-        let out = &mut batch.bytes;
         let id = append(out, |out| write_id(out, stamp, event.number));
         let key = append(out, |out| {
             out.extend_from_slice(if has_aggregate { &self.key } else { plan.table.as_bytes() });
         });
         let moved = match event.moved {
             Some(cells) if self.write_aggregate(plan, cells)? => {
-                Some(append(out, |out| out.extend_from_slice(&self.key)))
+                let key = append(out, |out| out.extend_from_slice(&self.key));
+                Some(if event.op == Op::Delete { Moved::To(key) } else { Moved::From(key) })
             }
             _ => None,
         };
+        Ok(Named { id, key, has_aggregate, moved })
+    }
 
+    /// Appends a row's event as DESIGN section 4 has it; returns whether it has an aggregate.
+    fn write_outbox(
+        &mut self,
+        batch: &mut Batch,
+        plan: &TablePlan,
+        stamp: &Stamp,
+        event: &RowEvent<'_, '_>,
+    ) -> Result<bool> {
+        let op = plan.op(event.op);
+        let out = &mut batch.bytes;
+        let Named { id, key, has_aggregate, moved } = self.write_named(out, plan, stamp, event)?;
         let start = out.len();
         out.extend_from_slice(br#"{"v":1,"id":"#);
         append_json_string(out, id.clone())?;
@@ -244,17 +317,18 @@ impl EventWriter {
         }
         out.extend_from_slice(br#","unchanged":"#);
         write_unchanged(out, plan, event.new.unwrap_or_default());
-        let is_delete = event.op == Op::Delete;
-        write_moved(out, br#","moved_from":"#, moved.as_ref().filter(|_| !is_delete))?;
-        write_moved(out, br#","moved_to":"#, moved.as_ref().filter(|_| is_delete))?;
+        let (from, to) = match &moved {
+            Some(Moved::From(range)) => (Some(range), None),
+            Some(Moved::To(range)) => (None, Some(range)),
+            None => (None, None),
+        };
+        write_moved(out, br#","moved_from":"#, from)?;
+        write_moved(out, br#","moved_to":"#, to)?;
         out.extend_from_slice(br#","claim":null}"#);
-        let value = start..out.len();
-
-        let traceparent =
-            stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
-        let moved = moved.map(if is_delete { Moved::To } else { Moved::From });
+        let (key, value) = (Some(key), Some(start..out.len()));
+        let traceparent = stamp.append_traceparent(out);
         batch.events.push(Event { label: op.label, partition: None, id, key, value, moved, traceparent });
-        Ok(())
+        Ok(has_aggregate)
     }
 
     /// Appends the events of a change that became something; nothing where it is not seen.
@@ -327,32 +401,16 @@ impl EventWriter {
         });
         let key = append(out, |out| out.extend_from_slice(plan.table.as_bytes()));
         let start = out.len();
-        out.extend_from_slice(br#"{"v":1,"id":"#);
-        append_json_string(out, id.clone())?;
-        out.pop();
-        for part in [&op.head_json[..], b"null", &op.op_json, &stamp.occurred_at, &plan.source_json] {
-            out.extend_from_slice(part);
+        match &plan.form {
+            Form::Outbox => write_outbox_truncate(out, plan, stamp, (lsn, number), &id)?,
+            Form::Debezium(form) => form.write_truncate(out, stamp, lsn),
+            Form::CloudEvents(form) => form.write_truncate(out, stamp, lsn, (&id, &key))?,
         }
-        write_lsn(out, lsn);
-        out.extend_from_slice(&stamp.commit_json);
-        write_number(out, number);
-        out.extend_from_slice(&stamp.origin_json);
-        out.extend_from_slice(&plan.schema_json);
-        out.extend_from_slice(
-            br#"null,"before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
-        );
-        let value = start..out.len();
-        let traceparent =
-            stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
-        batch.events.push(Event {
-            label: op.label,
-            partition: Some(partition),
-            id,
-            key,
-            value,
-            moved: None,
-            traceparent,
-        });
+        let value = Some(start..out.len());
+        let key = (!matches!(plan.form, Form::Debezium(_))).then_some(key);
+        let traceparent = stamp.append_traceparent(out);
+        let partition = Some(partition);
+        batch.events.push(Event { label: op.label, partition, id, key, value, moved: None, traceparent });
         Ok(())
     }
 
@@ -390,7 +448,7 @@ impl EventWriter {
         }
     }
 
-    fn write_object(
+    pub(super) fn write_object(
         &self,
         out: &mut Vec<u8>,
         plan: &TablePlan,
@@ -423,6 +481,31 @@ impl EventWriter {
     }
 }
 
+fn write_outbox_truncate(
+    out: &mut Vec<u8>,
+    plan: &TablePlan,
+    stamp: &Stamp,
+    (lsn, number): (Lsn, u64),
+    id: &Range<usize>,
+) -> Result<()> {
+    let op = plan.op(Op::Truncate);
+    out.extend_from_slice(br#"{"v":1,"id":"#);
+    append_json_string(out, id.clone())?;
+    out.pop();
+    for part in [&op.head_json[..], b"null", &op.op_json, &stamp.occurred_at, &plan.source_json] {
+        out.extend_from_slice(part);
+    }
+    write_lsn(out, lsn);
+    out.extend_from_slice(&stamp.commit_json);
+    write_number(out, number);
+    out.extend_from_slice(&stamp.origin_json);
+    out.extend_from_slice(&plan.schema_json);
+    out.extend_from_slice(
+        br#"null,"before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
+    );
+    Ok(())
+}
+
 /// Appends what `write` writes and says where it stands.
 pub(super) fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
     let start = out.len();
@@ -449,7 +532,7 @@ pub(super) fn write_id(out: &mut Vec<u8>, stamp: &Stamp, number: u64) {
     write_hex(out, number, 8);
 }
 
-fn write_lsn(out: &mut Vec<u8>, lsn: Lsn) {
+pub(super) fn write_lsn(out: &mut Vec<u8>, lsn: Lsn) {
     write_hex(out, lsn.0 >> 32, 1);
     out.push(b'/');
     write_hex(out, lsn.0 & 0xFFFF_FFFF, 1);
@@ -465,11 +548,11 @@ fn write_hex(out: &mut Vec<u8>, number: u64, digits_min: u32) {
     }
 }
 
-fn write_number(out: &mut Vec<u8>, number: u64) {
+pub(super) fn write_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn write_unchanged(out: &mut Vec<u8>, plan: &TablePlan, cells: &[Value<'_>]) {
+pub(super) fn write_unchanged(out: &mut Vec<u8>, plan: &TablePlan, cells: &[Value<'_>]) {
     out.push(b'[');
     let mut separator: &[u8] = b"";
     for (column, _) in plan
@@ -497,19 +580,19 @@ fn write_moved(out: &mut Vec<u8>, name: &[u8], moved: Option<&Range<usize>>) -> 
     }
 }
 
-fn column_name(plan: &TablePlan, at: usize) -> String {
+pub(super) fn column_name(plan: &TablePlan, at: usize) -> String {
     plan.columns.get(at).map_or_else(String::new, |column| {
         String::from_utf8_lossy(column.name_json.strip_suffix(b":").unwrap_or_default()).into_owned()
     })
 }
 
-fn missing_key(plan: &TablePlan, at: usize) -> Error {
+pub(super) fn missing_key(plan: &TablePlan, at: usize) -> Error {
     Error::definite(format!("the aggregate id's column {} was not sent", column_name(plan, at))).with_hint(
         "give the table REPLICA IDENTITY FULL, or choose an aggregate_id within its replica identity",
     )
 }
 
-fn value_error(plan: &TablePlan, at: usize, error: value::ValueError) -> Error {
+pub(super) fn value_error(plan: &TablePlan, at: usize, error: value::ValueError) -> Error {
     Error::definite(format!("column {} holds what its type cannot have", column_name(plan, at)))
         .with_source(error)
         .with_hint("a database with SQL_ASCII encoding can hold bytes that are not UTF-8; correct the row, or exclude the column")

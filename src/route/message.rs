@@ -12,9 +12,13 @@ use serde_json::value::RawValue;
 
 use super::batch::{Batch, Event, Label, LabelId, Labels};
 use super::event::{self, Stamp, append, append_json_string};
+use super::format::{
+    EventSettings, SourceBlock, message_topic, write_cloudevents_message, write_debezium_message,
+};
 use super::plan::json_string;
 use super::template::{Topic, TopicNames, TopicTemplate};
 use super::value::{self, Kind, Style};
+use crate::config::Format;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
@@ -68,16 +72,26 @@ pub struct MessagePlace {
 pub struct MessageWriter {
     source_name: String,
     topic: TopicTemplate,
+    format: Format,
+    /// Debezium's description of where it comes from.
+    source: SourceBlock,
     dead_letter_topic: String,
     labels: HashMap<(String, String, Option<String>), LabelId>,
 }
 
 impl MessageWriter {
     /// `dead_letter_topic` is `<source.name>.<slot name>.dead-letter`.
-    pub fn new(source_name: &str, topic: TopicTemplate, dead_letter_topic: String) -> Self {
+    pub fn new(
+        source_name: &str,
+        events: &EventSettings,
+        topic: TopicTemplate,
+        dead_letter_topic: String,
+    ) -> Self {
         MessageWriter {
             source_name: source_name.to_owned(),
             topic,
+            format: events.format,
+            source: SourceBlock::new(source_name, &events.database, "", ""),
             dead_letter_topic,
             labels: HashMap::new(),
         }
@@ -115,17 +129,34 @@ impl MessageWriter {
         };
         let out = &mut batch.bytes;
         let id = append(out, |out| event::write_id(out, stamp, place.number));
-        let key = append(out, |out| out.extend_from_slice(aggregate_id.as_bytes()));
+        let key = append(out, |out| match self.format {
+            Format::Outbox | Format::CloudEvents => out.extend_from_slice(aggregate_id.as_bytes()),
+            Format::Debezium => {
+                write!(out, r#"{{"prefix":"{OUTBOX_PREFIX}"}}"#).expect("a Vec takes every byte");
+            }
+        });
+        let payload = parsed.payload.get().as_bytes();
         let start = out.len();
-        self.write_head(out, &parsed.r#type, &parsed.aggregate_type, &aggregate_id, id.clone())?;
-        stamp.write_message_source(out, &self.source_name, place);
-        value::write_value(out, &Kind::Json, parsed.payload.get().as_bytes(), &Style::default())
-            .map_err(|error| Error::definite("a message's payload is not JSON").with_source(error))?;
-        out.extend_from_slice(
-            br#","before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
-        );
-        let value = start..out.len();
-        let traceparent = stamp.traceparent().map(|text| append(out, |out| out.extend_from_slice(text)));
+        match self.format {
+            Format::Outbox => {
+                self.write_head(out, &parsed.r#type, &parsed.aggregate_type, &aggregate_id, id.clone())?;
+                stamp.write_message_source(out, &self.source_name, place);
+                value::write_value(out, &Kind::Json, payload, &Style::default())
+                    .map_err(|error| Error::definite("a message's payload is not JSON").with_source(error))?;
+                out.extend_from_slice(
+                    br#","before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
+                );
+            }
+            Format::Debezium => {
+                write_debezium_message(out, &self.source, stamp, place, (OUTBOX_PREFIX, content));
+            }
+            Format::CloudEvents => {
+                let of = (self.source_name.as_str(), parsed.aggregate_type.as_str(), parsed.r#type.as_str());
+                write_cloudevents_message(out, of, stamp, place, (&id, &key), payload)?;
+            }
+        }
+        let (key, value) = (Some(key), Some(start..out.len()));
+        let traceparent = stamp.append_traceparent(out);
         batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent });
         Ok(false)
     }
@@ -164,6 +195,7 @@ impl MessageWriter {
         };
         let topic = match &content.topic {
             Some(topic) => Topic::legal(topic.clone()),
+            None if self.format == Format::Debezium => Topic::legal(message_topic(&self.source_name)),
             None => self.topic.render(&names),
         };
         let topic = topic.map_err(|error| error.to_string())?;
@@ -177,6 +209,7 @@ impl MessageWriter {
             event_type: content.r#type.clone(),
             aggregate_type: content.aggregate_type.clone(),
             op: "message",
+            format: self.format,
         });
         self.labels.insert(known, label);
         Ok(label)
@@ -197,6 +230,8 @@ impl MessageWriter {
             event_type: "walgate.dead-letter".to_owned(),
             aggregate_type: "walgate.dead-letter".to_owned(),
             op: "message",
+            // A dead letter is Walgate's own, whatever the events are.
+            format: Format::Outbox,
         });
         let out = &mut batch.bytes;
         let id = append(out, |out| event::write_id(out, stamp, place.number));
@@ -210,7 +245,7 @@ impl MessageWriter {
         out.extend_from_slice(br#","content":"#);
         out.extend_from_slice(&json_string(&String::from_utf8_lossy(content)));
         out.push(b'}');
-        let value = start..out.len();
+        let (key, value) = (Some(key), Some(start..out.len()));
         batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent: None });
         Ok(())
     }

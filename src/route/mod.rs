@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod event;
+pub mod format;
 pub mod filter;
 pub mod crossing;
 pub mod decision;

@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::batch::{Label, LabelId, Labels};
 use super::filter::{EnumLabels, TableFacts};
+use super::format::{CloudEventsForm, DebeziumForm, EventSettings, Form};
 use super::selection::{Names, Selection, SelectionContext, is_key};
 use super::template::{EventTypeNames, OpWord, TopicNames, TopicTemplate};
 use super::value::{self, Kind, TypeCatalog};
-use crate::config::TableRule;
+use crate::config::{Format, TableRule};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::wal::pgoutput::Relation;
@@ -98,6 +99,10 @@ pub struct TablePlan {
     pub schema_json: Vec<u8>,
     /// Changes of transactions with a smaller commit LSN are in the copy.
     pub copied_at: Lsn,
+    /// Whether a delete has a tombstone behind it.
+    pub has_tombstones: bool,
+    /// The form of its events.
+    pub(super) form: Form,
     ops: [OpPlan; 5],
 }
 
@@ -113,6 +118,8 @@ pub struct PlanContext<'a> {
     pub labels: &'a Labels,
     /// The hub's `topic`.
     pub topic: &'a TopicTemplate,
+    /// The form of events.
+    pub events: &'a EventSettings,
 }
 
 impl TablePlan {
@@ -187,6 +194,7 @@ impl TablePlan {
                     event_type,
                     aggregate_type: aggregate_type.clone(),
                     op: op.name(),
+                    format: context.events.format,
                 }),
             }
         });
@@ -201,6 +209,32 @@ impl TablePlan {
         ]
         .concat();
         let schema_id = schema_id(context.types, relation, &|at| selection.is_published(at));
+        let form = match context.events.format {
+            Format::Outbox => Form::Outbox,
+            Format::Debezium => {
+                let database = &context.events.database;
+                // Debezium has the columns in the order of the primary key's index.
+                let is_its_key = |by_index: &Vec<usize>| {
+                    rule.aggregate_id.is_none()
+                        && by_index.len() == aggregate.len()
+                        && by_index.iter().all(|at| aggregate.contains(at))
+                };
+                let key =
+                    names.indexes(primary_key).ok().filter(is_its_key).unwrap_or_else(|| aggregate.clone());
+                let form = DebeziumForm::new(context.source_name, database, context.types, relation, key);
+                Form::Debezium(Box::new(form))
+            }
+            Format::CloudEvents => {
+                let about = (aggregate_type.as_str(), schema_id.as_str());
+                let event_types = Op::ALL.map(|op| (op, rule.event_type.render(&type_names, op.word())));
+                Form::CloudEvents(Box::new(CloudEventsForm::new(
+                    context.source_name,
+                    relation,
+                    about,
+                    event_types,
+                )))
+            }
+        };
         Ok(TablePlan {
             oid: relation.oid,
             selection,
@@ -210,6 +244,8 @@ impl TablePlan {
             source_json,
             schema_json: format!(r#","schema_id":"{schema_id}"}},"data":"#).into_bytes(),
             copied_at,
+            has_tombstones: context.events.tombstones,
+            form,
             ops,
         })
     }

@@ -7,6 +7,7 @@
 //! moved what the old aggregate had.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json};
@@ -14,13 +15,14 @@ use serde_json::{Map, Value as Json};
 use super::batch::{Batch, Labels, Moved};
 use super::event::EventWriter;
 use super::filter::{EnumLabels, TableFacts};
+use super::format::EventSettings;
 use super::name::TablePattern;
 use super::plan::{PlanContext, TablePlan};
 use super::template::TopicTemplate;
 use super::value::{Style, TypeCatalog};
 use super::{Route, Router, RowMessage};
 use crate::change::{Position, Transactions};
-use crate::config::{ColumnSet, TableRule};
+use crate::config::{ColumnSet, Format, TableRule};
 use crate::lsn::Lsn;
 use crate::wal::pgoutput::{Old, Relation, RelationColumn, ReplicaIdentity, Tuple, Value, write_tuple};
 use crate::wal::timestamp::Timestamp;
@@ -92,7 +94,7 @@ fn relation(columns: &[Column], is_full: bool) -> Relation {
     }
 }
 
-fn plan(columns: &[Column], is_full: bool, labels: &Labels) -> TablePlan {
+fn plan(columns: &[Column], is_full: bool, labels: &Labels, events: &EventSettings) -> TablePlan {
     let excluded = |(at, column): (usize, &Column)| (!column.is_published()).then(|| name(at));
     let rule = TableRule {
         columns: ColumnSet::Except(columns.iter().enumerate().filter_map(excluded).collect()),
@@ -105,6 +107,7 @@ fn plan(columns: &[Column], is_full: bool, labels: &Labels) -> TablePlan {
         labels,
         enums: &EnumLabels::default(),
         topic: &TopicTemplate::default(),
+        events,
     };
     let relation = relation(columns, is_full);
     TablePlan::compile(&context, &relation, &rule, &primary_key, &TableFacts::default(), Lsn::ZERO)
@@ -122,7 +125,7 @@ fn encode(values: &[Value<'_>]) -> Vec<u8> {
 }
 
 /// The events of the change, as the router writes them.
-fn route(columns: &[Column], is_full: bool, change: Change) -> Batch {
+fn route(columns: &[Column], is_full: bool, change: Change, events: &EventSettings) -> Batch {
     let whole_old: Vec<Value<'_>> = columns.iter().map(|column| text(column.old.as_ref())).collect();
     let key_old: Vec<Value<'_>> = columns
         .iter()
@@ -149,13 +152,72 @@ fn route(columns: &[Column], is_full: bool, change: Change) -> Batch {
     };
 
     let mut router = Router::new("shop", EventWriter::new(Style::default()));
-    router.install(7, Route::Events(Box::new(plan(columns, is_full, &Labels::default()))));
+    router.install(7, Route::Events(Box::new(plan(columns, is_full, &Labels::default(), events))));
     let mut transactions = Transactions::default();
     transactions.begin(Lsn(100), Timestamp(0), 5).expect("none is open");
     router.begin(transactions.expect_open("test", Lsn(100)).expect("one is open"));
     let mut batch = Batch::default();
     router.row(&mut batch, 7, Position::nth(Lsn(100), 3), Lsn(90), &row).expect("a change that fits");
     batch
+}
+
+/// Every table of these properties has one.
+fn give_a_key(columns: &mut [Column]) {
+    if let (false, Some(first)) = (columns.iter().any(|column| column.is_key), columns.first_mut()) {
+        first.is_key = true;
+        first.old.get_or_insert_default();
+        first.new.get_or_insert_default();
+    }
+}
+
+/// An event as a consumer gets it.
+#[derive(Clone, Debug, PartialEq)]
+struct Published {
+    id: String,
+    key: Option<String>,
+    value: Option<String>,
+    moved: Option<String>,
+}
+
+fn published_events(batch: &Batch) -> Vec<Published> {
+    let text = |range: &Range<usize>| String::from_utf8(batch.part(range).to_vec()).expect("UTF-8");
+    let published = |event: &super::batch::Event| Published {
+        id: text(&event.id),
+        key: event.key.as_ref().map(text),
+        value: event.value.as_ref().map(text),
+        moved: event.moved.as_ref().map(|moved| match moved {
+            Moved::To(range) | Moved::From(range) => text(range),
+        }),
+    };
+    batch.events.iter().map(published).collect()
+}
+
+/// Folds Debezium's events as one of its consumers does: by key, a placeholder keeps what was there.
+fn fold_debezium(consumer: &mut Folded, events: &[Published]) {
+    let mut left = None;
+    for event in events {
+        let key = event.key.clone().expect("the table has a key");
+        let Some(value) = &event.value else {
+            assert!(!consumer.contains_key(&key), "a tombstone is behind its delete");
+            continue;
+        };
+        let value: Json = serde_json::from_str(value).expect("JSON");
+        let had = match &value["after"] {
+            Json::Null => {
+                left = consumer.remove(&key);
+                assert!(left.is_some() && value["op"] == "d", "{value}");
+                continue;
+            }
+            _ => consumer.get(&key).cloned().or(left.take()),
+        };
+        let mut row = value["after"].as_object().expect("a row").clone();
+        for (column, cell) in &mut row {
+            if cell == "__debezium_unavailable_value" {
+                *cell = had.as_ref().expect("a row that was there")[column].clone();
+            }
+        }
+        consumer.insert(key, row);
+    }
 }
 
 /// What a consumer has of the table: published rows by aggregate.
@@ -214,22 +276,18 @@ proptest! {
         is_full: bool,
         change in prop::sample::select(&[Change::Insert, Change::Update, Change::Update, Change::Delete][..]),
     ) {
-        if let (false, Some(first)) = (columns.iter().any(|column| column.is_key), columns.first_mut()) {
-            first.is_key = true;
-            first.old.get_or_insert_default();
-            first.new.get_or_insert_default();
-        }
+        give_a_key(&mut columns);
         let (before, after) = (|column: &Column| column.old.clone(), |column: &Column| column.new.clone());
         let old_row = published(&columns, |column| &column.old);
         let new_row = published(&columns, |column| &column.new);
         let (old_id, new_id) = (aggregate(&columns, |column| &column.old), aggregate(&columns, |column| &column.new));
         let moves = columns.iter().any(|column| column.is_key && before(column) != after(column));
 
-        let batch = route(&columns, is_full, change);
+        let batch = route(&columns, is_full, change, &EventSettings::default());
         let events: Vec<Json> = batch
             .events
             .iter()
-            .map(|event| serde_json::from_slice(batch.part(&event.value)).expect("JSON"))
+            .map(|event| serde_json::from_slice(batch.part(event.value.as_ref().expect("a value"))).expect("JSON"))
             .collect();
 
         let mut consumer = Folded::new();
@@ -255,7 +313,7 @@ proptest! {
         for (nth, (event, header)) in events.iter().zip(&batch.events).enumerate() {
             let id = format!("shop/0000000000000064/{:08X}", 6 + nth);
             prop_assert_eq!(event["id"].as_str(), Some(id.as_str()));
-            prop_assert_eq!(batch.part(&header.key), event["aggregate_id"].as_str().unwrap_or_default().as_bytes());
+            prop_assert_eq!(batch.part(header.key.as_ref().expect("a key")), event["aggregate_id"].as_str().unwrap_or_default().as_bytes());
             let moved = match &header.moved {
                 Some(Moved::To(range)) => Some(("moved_to", range)),
                 Some(Moved::From(range)) => Some(("moved_from", range)),
@@ -282,6 +340,60 @@ proptest! {
                 (false, false, _) => Json::Null,
             };
             prop_assert_eq!(&event["before"], &expected);
+        }
+    }
+
+    /// In each format: JSON, as many events as in the outbox's and with their ids, a tombstone behind each delete, and a
+    /// replay equal byte for byte.
+    #[test]
+    fn every_format_tells_the_same(
+        mut columns in prop::collection::vec(column(), 1..5),
+        is_full: bool,
+        tombstones: bool,
+        change in prop::sample::select(&[Change::Insert, Change::Update, Change::Update, Change::Delete][..]),
+    ) {
+        give_a_key(&mut columns);
+        let outbox = published_events(&route(&columns, is_full, change, &EventSettings::default()));
+        for format in [Format::Outbox, Format::Debezium, Format::CloudEvents] {
+            let settings = EventSettings { format, tombstones, database: "db".into(), ..EventSettings::default() };
+            let events = published_events(&route(&columns, is_full, change, &settings));
+            prop_assert_eq!(&events, &published_events(&route(&columns, is_full, change, &settings)));
+            let mut ids = Vec::new();
+            for event in &outbox {
+                let value: Json = serde_json::from_str(event.value.as_ref().expect("a value")).expect("JSON");
+                ids.push(event.id.clone());
+                if tombstones && value["op"] == "delete" {
+                    ids.push(format!("{}/t", event.id));
+                }
+            }
+            prop_assert_eq!(events.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), ids);
+            for (at, event) in events.iter().enumerate() {
+                prop_assert_eq!(event.value.is_none(), event.id.ends_with("/t"));
+                match &event.value {
+                    Some(value) => prop_assert!(serde_json::from_str::<Json>(value).is_ok(), "{}", value),
+                    None => prop_assert_eq!((&event.key, &event.moved), (&events[at - 1].key, &events[at - 1].moved)),
+                }
+            }
+            if format == Format::Debezium {
+                let key = |of: &dyn Fn(&Column) -> &Option<String>| {
+                    let key = columns.iter().enumerate().filter(|(_, column)| column.is_key);
+                    let key: Vec<String> = key
+                        .map(|(at, column)| format!("\"{}\":{}", name(at), serde_json::to_string(of(column)).expect("a text")))
+                        .collect();
+                    format!("{{{}}}", key.join(","))
+                };
+                let (old_key, new_key) = (key(&|column| &column.old), key(&|column| &column.new));
+                let mut consumer = Folded::new();
+                if change != Change::Insert {
+                    consumer.insert(old_key, published(&columns, |column| &column.old));
+                }
+                fold_debezium(&mut consumer, &events);
+                let expected = match change {
+                    Change::Delete => Folded::new(),
+                    _ => Folded::from([(new_key, published(&columns, |column| &column.new))]),
+                };
+                prop_assert_eq!(consumer, expected);
+            }
         }
     }
 }

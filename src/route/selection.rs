@@ -76,7 +76,10 @@ impl Selection {
         let key = match &rule.key {
             Some(listed) => names.indexes(listed)?,
             None if is_full || relation.columns.iter().all(|column| !column.key) => {
-                names.indexes(context.primary_key)?
+                // In the order of the relation, as the identity's columns below.
+                let mut key = names.indexes(context.primary_key)?;
+                key.sort_unstable();
+                key
             }
             None => (0..relation.columns.len()).filter(|&at| is_key(relation, at)).collect(),
         };

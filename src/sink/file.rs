@@ -385,7 +385,8 @@ impl Sink for FileSink {
                 self.topics.insert(label.topic.clone(), Topic::default());
             }
             let topic = self.topics.get_mut(&label.topic).expect("entered above");
-            topic.waiting.extend_from_slice(batch.part(&event.value));
+            // A line is an event's value, and a tombstone has none; its key is that of the line before.
+            topic.waiting.extend_from_slice(event.value.as_ref().map_or(b"null", |value| batch.part(value)));
             topic.waiting.push(b'\n');
         }
         self.checkpoint.advance(&batch.progress);

@@ -66,7 +66,7 @@ impl Shared {
             chunks_total: chunks.len(),
             chunks: Mutex::new(chunks),
             free: Mutex::default(),
-            style: Style { bigint_as_string: pipeline.config.source.bigint_as_string },
+            style: pipeline.events.style,
             pipeline: pipeline.clone(),
             has_begun: watch::Sender::new(false),
         }

@@ -18,7 +18,8 @@ const TABLES: &str = "\
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident::text, c.relpersistence = 'p', \
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
-             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum), \
+             WHERE i.indrelid = c.oid AND i.indisprimary \
+             ORDER BY pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)), \
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
              WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
@@ -63,7 +64,7 @@ pub struct SourceTable {
     pub identity: ReplicaIdentity,
     /// Whether its changes are in the WAL (not UNLOGGED).
     pub is_logged: bool,
-    /// Columns of its primary key, in the order of the table's columns.
+    /// Columns of its primary key, in the order of its index.
     pub primary_key: Vec<String>,
     /// Whether every leaf has a usable identity of its own: it is the leaf's that counts, and FULL is
     /// not inherited.

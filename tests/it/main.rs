@@ -14,6 +14,7 @@ mod rows;
 mod transactions;
 mod naming;
 mod messages;
+mod formats;
 mod copy;
 mod values;
 mod crash;

@@ -109,7 +109,15 @@ pub async fn topics(pipeline: &Pipeline, view: HubView, source: &SourceView, rep
                     Some((topic.clone(), rule_name(&matched.table)))
                 })
                 .collect();
-            blocking(move || kafka_topics(&hub, &name, &preflight, &wanted, &toasted, &report)).await
+            let tombstones = pipeline.config.hub.tombstones;
+            blocking(move || {
+                let compacted = kafka_topics(&hub, &name, &preflight, &wanted, &toasted, &report)?;
+                if tombstones {
+                    uncompacted(&wanted, &compacted, &report);
+                }
+                Ok(())
+            })
+            .await
         }
         (HubKind::File(file), _) => space(&file.path, &view.stored, source, report).await,
         (HubKind::Kafka(_), None) => Ok(()),
@@ -126,7 +134,7 @@ fn kafka_topics(
     wanted: &BTreeSet<String>,
     toasted: &BTreeMap<String, String>,
     report: &Report,
-) -> Result<()> {
+) -> Result<BTreeSet<String>> {
     let (existing, missing): (Vec<String>, Vec<String>) =
         wanted.iter().cloned().partition(|topic| preflight.topics.contains_key(topic));
     if hub.create_topics {
@@ -145,12 +153,16 @@ fn kafka_topics(
     checkpoint(preflight, &checkpoints, report)?;
 
     let settings = preflight.settings(&existing)?;
-    for (topic, table) in toasted {
-        let policy = match settings.get(topic) {
+    let is_compacted = |topic: &&String| {
+        let policy = match settings.get(*topic) {
             Some(settings) => settings.get("cleanup.policy"),
             None => hub.topic_config.get("cleanup.policy").filter(|_| missing.contains(topic)),
         };
-        if policy.is_some_and(|policy| policy.contains("compact")) {
+        policy.is_some_and(|policy| policy.contains("compact"))
+    };
+    let compacted: BTreeSet<String> = wanted.iter().filter(is_compacted).cloned().collect();
+    for (topic, table) in toasted {
+        if compacted.contains(topic) {
             report.add_about(
                 Severity::Warning,
                 "hub.topic",
@@ -196,7 +208,20 @@ fn kafka_topics(
             report.warning("hub.delivery", error.chain(), error.hint().unwrap_or(remedy));
         }
     }
-    Ok(())
+    Ok(compacted)
+}
+
+/// Topics in which a tombstone is an event like any other.
+fn uncompacted(wanted: &BTreeSet<String>, compacted: &BTreeSet<String>, report: &Report) {
+    let plain: Vec<&str> = wanted.difference(compacted).map(String::as_str).collect();
+    if !plain.is_empty() {
+        let (number, first) = (plain.len(), plain.iter().take(3).copied().collect::<Vec<_>>().join(", "));
+        report.note(
+            "hub.tombstones",
+            format!("{number} topics are not compacted, so their tombstones remove nothing: {first}"),
+            "set cleanup.policy=compact for them; tables with large values then need REPLICA IDENTITY FULL, or a compacted topic may lose the only copy of one",
+        );
+    }
 }
 
 fn checkpoint(preflight: &Preflight, topic: &str, report: &Report) -> Result<()> {

@@ -17,11 +17,12 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use crate::config::{Config, HubKind};
+use crate::config::{Config, Format, HubKind};
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::start::blocking;
 use crate::pipeline::tables::{self, rule_of};
+use crate::route::format::message_topic;
 use crate::route::template::{Topic, TopicNames};
 use crate::wal::catalog;
 use crate::wal::client::connect;
@@ -59,13 +60,15 @@ struct Selection {
     template: crate::route::template::TopicTemplate,
     /// Topics of the source's tables, where the source could be asked.
     of_tables: Option<BTreeSet<String>>,
+    /// The topic of logical messages, where the template does not name it.
+    of_messages: Option<String>,
 }
 
 impl Selection {
     /// Whether a topic of the hub is of this configuration.
     fn is_own(&self, topic: &str) -> bool {
         let is_of_table = self.of_tables.as_ref().is_some_and(|topics| topics.contains(topic));
-        if is_of_table {
+        if is_of_table || self.of_messages.as_deref() == Some(topic) {
             return true;
         }
         // Names without the source's may be anybody's: then only the catalog knows.
@@ -111,6 +114,10 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failure> {
             .await
             .ok()
             .and_then(Result::ok),
+        of_messages: (pipeline.events.format == Format::Debezium)
+            .then(|| message_topic(&pipeline.source_name))
+            .and_then(|topic| Topic::legal(topic).ok())
+            .map(|topic| topic.legal),
         source_name: pipeline.source_name.clone(),
         template: pipeline.config.hub.topic.clone(),
         topic: arguments.topic.clone(),
@@ -162,6 +169,7 @@ mod tests {
             from_beginning: false,
             source_name: "shop".into(),
             template: TopicTemplate::parse(template).expect(template),
+            of_messages: Some("shop.message".into()),
             of_tables: of_tables.map(|topics| topics.iter().map(|topic| (*topic).to_owned()).collect()),
         }
     }
@@ -171,6 +179,7 @@ mod tests {
         let default = selection(TopicTemplate::DEFAULT, Some(&["shop.public.orders"]));
         assert!(default.is_own("shop.public.orders"));
         assert!(default.is_own("shop.public.dropped_since"));
+        assert!(default.is_own("shop.message"));
         assert!(!default.is_own("shop.walgate_hub.checkpoint"));
         assert!(!default.is_own("shop.walgate_hub.dead-letter"));
         assert!(!default.is_own("other.public.orders"));

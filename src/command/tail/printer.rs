@@ -28,13 +28,13 @@ pub struct Printer {
 struct Shown<'e> {
     #[serde(default)]
     id: String,
-    #[serde(default)]
+    #[serde(default, alias = "time")]
     occurred_at: String,
-    #[serde(default)]
+    #[serde(default, alias = "walgateop")]
     op: String,
     #[serde(default, rename = "type")]
     event_type: String,
-    #[serde(default)]
+    #[serde(default, alias = "subject")]
     aggregate_id: Option<String>,
     #[serde(borrow, default)]
     data: Option<&'e RawValue>,
@@ -115,14 +115,17 @@ fn resolve(value: &[u8]) -> Result<()> {
 }
 
 fn line(value: &[u8], is_for_people: bool) -> Vec<u8> {
-    if is_for_people && let Ok(shown) = serde_json::from_slice::<Shown<'_>>(value) {
+    if is_for_people
+        && let Ok(shown) = serde_json::from_slice::<Shown<'_>>(value)
+        && !shown.occurred_at.is_empty()
+    {
         let data = shown.data.filter(|data| data.get() != "null").or(shown.before);
         let data: String = data.map_or("", RawValue::get).chars().take(DATA_LENGTH_MAX).collect();
         let Shown { occurred_at, op, event_type, aggregate_id, .. } = shown;
         let aggregate_id = aggregate_id.unwrap_or_else(|| "-".to_owned());
         return format!("{occurred_at} {op:<8} {event_type} {aggregate_id} {data}").into_bytes();
     }
-    // A value is one line of JSON; a dead letter may be anything, and becomes a JSON string.
+    // A value is one line of JSON, a tombstone's is null; a dead letter may be anything, and becomes a JSON string.
     let is_line = !value.contains(&b'\n') && serde_json::from_slice::<&RawValue>(value).is_ok();
     match is_line {
         true => value.to_vec(),
@@ -147,6 +150,18 @@ mod tests {
     fn people_get_the_gist() {
         let text = String::from_utf8(line(EVENT, true)).expect("UTF-8");
         assert_eq!(text, "2026-11-21T04:55:30Z update   t.updated 4 {\"id\":4}");
+    }
+
+    #[test]
+    fn other_formats_and_tombstones_have_a_line_too() {
+        let event = br#"{"specversion":"1.0","id":"shop/1/2","type":"t.updated","walgateop":"update","time":"2026-11-21T04:55:30Z","subject":"4","data":{"row":{"id":4}}}"#;
+        let text = String::from_utf8(line(event, true)).expect("UTF-8");
+        assert_eq!(text, "2026-11-21T04:55:30Z update   t.updated 4 {\"row\":{\"id\":4}}");
+        let event = br#"{"before":null,"after":{"id":4},"source":{},"op":"c","ts_ms":1}"#;
+        for is_for_people in [false, true] {
+            assert_eq!(line(event, is_for_people), event);
+            assert_eq!(line(b"null", is_for_people), b"null");
+        }
     }
 
     #[test]

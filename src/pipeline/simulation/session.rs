@@ -22,6 +22,7 @@ use crate::pipeline::status::SharedStatus;
 use crate::route::Route;
 use crate::route::batch::{Batch, Labels};
 use crate::route::filter::{EnumLabels, TableFacts};
+use crate::route::format::EventSettings;
 use crate::route::plan::{PlanContext, TablePlan};
 use crate::route::row::Targets;
 use crate::route::template::TopicTemplate;
@@ -68,7 +69,7 @@ impl<'w> Session<'w> {
             slot: SLOT.into(),
             topic: TopicTemplate::default(),
             takes_messages: true,
-            bigint_as_string: false,
+            events: EventSettings::default(),
         };
         let first = FirstTransaction::expected(checkpoint, confirmed, true);
         Session {
@@ -125,6 +126,7 @@ impl<'w> Session<'w> {
             labels: &self.labels,
             enums: &EnumLabels::default(),
             topic: &TopicTemplate::default(),
+            events: &EventSettings::default(),
         };
         let copied_at = if relation.oid == tables::LINES { self.wal.copied_at } else { Lsn::ZERO };
         let primary_key = tables::primary_key(relation.oid);

@@ -141,7 +141,7 @@ impl<'p> Stream<'p> {
             source_name: pipeline.source_name.clone(),
             slot: slot_name.clone(),
             topic: pipeline.config.hub.topic.clone(),
-            bigint_as_string: pipeline.config.source.bigint_as_string,
+            events: pipeline.events.clone(),
             takes_messages: pipeline.replica.is_none(),
         };
         let now = Instant::now();

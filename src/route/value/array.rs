@@ -29,6 +29,27 @@ pub(super) fn write(
     text: &[u8],
     style: &Style,
 ) -> Result<(), ValueError> {
+    let is_text = *element == Kind::Text;
+    write_array(out, is_text, delimiter, text, &mut |out, item| write_utf8(out, element, item, style))
+}
+
+/// An array whose items `write_item` writes, from their text.
+pub(super) fn write_items(
+    out: &mut Vec<u8>,
+    delimiter: u8,
+    text: &[u8],
+    write_item: &mut impl FnMut(&mut Vec<u8>, &[u8]) -> Result<(), ValueError>,
+) -> Result<(), ValueError> {
+    write_array(out, false, delimiter, text, write_item)
+}
+
+fn write_array(
+    out: &mut Vec<u8>,
+    is_text: bool,
+    delimiter: u8,
+    text: &[u8],
+    write_item: &mut impl FnMut(&mut Vec<u8>, &[u8]) -> Result<(), ValueError>,
+) -> Result<(), ValueError> {
     let malformed = ValueError::new("array", "is not of the form {a,b}");
     let mut rest = skip_bounds(text).and_then(|body| body.strip_prefix(b"{")).ok_or(malformed)?;
     let mut scratch = Vec::new();
@@ -53,10 +74,10 @@ pub(super) fn write(
             }
             (Expect::First | Expect::Item, [b'"', tail @ ..]) => {
                 let (item, tail) = Quoted::split(tail).ok_or(malformed)?;
-                if *element == Kind::Text {
+                if is_text {
                     item.write_json_string(out);
                 } else {
-                    write_utf8(out, element, item.text(&mut scratch), style)?;
+                    write_item(out, item.text(&mut scratch))?;
                 }
                 (Expect::Rest, tail)
             }
@@ -65,7 +86,7 @@ pub(super) fn write(
                 if item.eq_ignore_ascii_case(b"NULL") {
                     out.extend_from_slice(b"null");
                 } else {
-                    write_utf8(out, element, item, style)?;
+                    write_item(out, item)?;
                 }
                 (Expect::Rest, tail)
             }

@@ -161,6 +161,18 @@ impl TypeCatalog {
         self.kinds.get(&oid)
     }
 
+    /// The type that a domain rests on, through any number of domains; of another type, the type itself.
+    pub fn base(&self, oid: u32) -> u32 {
+        let mut base = oid;
+        for _ in 0..DEPTH_MAX {
+            match self.rows.get(&base) {
+                Some(row) if row.typtype == b'd' => base = row.base,
+                _ => break,
+            }
+        }
+        base
+    }
+
     /// The type's name without its schema, such as `int4` or `_int4`.
     pub fn name(&self, oid: u32) -> Option<&str> {
         self.names.get(&oid).map(String::as_str)

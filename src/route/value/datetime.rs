@@ -81,12 +81,12 @@ fn write_moment(out: &mut Vec<u8>, text: &[u8], zone: &[u8], zone_out: &[u8]) ->
     Some(())
 }
 
-fn is_infinity(text: &[u8]) -> bool {
+pub(super) fn is_infinity(text: &[u8]) -> bool {
     matches!(text, b"infinity" | b"-infinity")
 }
 
 /// Splits after a date; its year has four digits or more.
-fn split_date(text: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_date(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let (year, _) = split_digits(text);
     let (date, rest) = text.split_at_checked(year.len() + "-11-21".len())?;
     let (_, day) = date.split_at(year.len());
@@ -95,7 +95,7 @@ fn split_date(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Splits after a time of day, its fraction included.
-fn split_time(text: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_time(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let [h1, h2, b':', m1, m2, b':', s1, s2, rest @ ..] = text else { return None };
     if ![h1, h2, m1, m2, s1, s2].iter().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -20,6 +20,7 @@ mod datetime;
 mod json;
 mod array;
 mod hstore;
+mod debezium;
 
 #[cfg(test)]
 mod edge_values;
@@ -27,6 +28,7 @@ mod edge_values;
 mod properties;
 
 pub use catalog::{Kind, TypeCatalog, TypeRow};
+pub use debezium::{DebeziumKind, write_debezium, write_unavailable};
 pub use string::{write_str, write_string};
 
 use crate::error::Error;

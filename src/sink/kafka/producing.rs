@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::deliveries::{Deliveries, NOT_COUNTED};
 use super::{classify, too_large};
+use crate::config::Format;
 use crate::error::{Error, Result};
 use crate::route::batch::{Batch, Event, Label, Labels, Moved};
 use crate::sink::hub::HubTopics;
@@ -159,12 +160,17 @@ fn send(
     label: &Label,
     sequence: usize,
 ) -> Result<usize> {
-    let (key, value) = (batch.part(&event.key), batch.part(&event.value));
-    let bytes = key.len() + value.len();
-    let mut record = BaseRecord::with_opaque_to(&label.topic, sequence)
-        .key(key)
-        .payload(value)
+    let mut bytes = 0;
+    let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&label.topic, sequence)
         .headers(headers(batch, event, label));
+    if let Some(key) = &event.key {
+        bytes += key.len();
+        record = record.key(batch.part(key));
+    }
+    if let Some(value) = &event.value {
+        bytes += value.len();
+        record = record.payload(batch.part(value));
+    }
     if let Some(partition) = event.partition {
         record = record.partition(partition);
     }
@@ -184,11 +190,17 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
         .insert(header("id", batch.part(&event.id)))
         .insert(header("type", label.event_type.as_bytes()))
         .insert(header("aggregate-type", label.aggregate_type.as_bytes()))
-        .insert(header("op", label.op.as_bytes()))
-        .insert(header("content-type", b"application/json"));
+        .insert(header("op", label.op.as_bytes()));
+    if event.value.is_some() {
+        headers = headers.insert(header("content-type", label.format.content_type().as_bytes()));
+    }
+    let (from, to) = match label.format {
+        Format::Outbox | Format::CloudEvents => ("moved-from", "moved-to"),
+        Format::Debezium => ("__debezium.oldkey", "__debezium.newkey"),
+    };
     match &event.moved {
-        Some(Moved::From(range)) => headers = headers.insert(header("moved-from", batch.part(range))),
-        Some(Moved::To(range)) => headers = headers.insert(header("moved-to", batch.part(range))),
+        Some(Moved::From(range)) => headers = headers.insert(header(from, batch.part(range))),
+        Some(Moved::To(range)) => headers = headers.insert(header(to, batch.part(range))),
         None => {}
     }
     if let Some(range) = &event.traceparent {

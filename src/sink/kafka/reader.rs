@@ -127,13 +127,14 @@ impl Reader {
         Ok(())
     }
 
-    /// Hands the next value to `take`; `None`: none came within `patience`. A tombstone has none.
+    /// Hands the next value to `take`; `None`: none came within `patience`. A tombstone's is
+    /// `null`, as in the file hub.
     ///
     /// # Errors
     /// What librdkafka does not mend by itself, and the error of `take`.
     pub fn next<T>(&self, patience: Duration, take: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
         match self.consumer.poll(patience) {
-            Some(Ok(message)) => message.payload().map(take).transpose(),
+            Some(Ok(message)) => take(message.payload().unwrap_or(b"null")).map(Some),
             Some(Err(error)) if is_passing(&error) || is_of_deleted_topic(&error) => Ok(None),
             Some(Err(error)) => Err(classify("reading events", error)),
             None => Ok(None),
