@@ -94,6 +94,19 @@ impl Stamp {
         out.extend_from_slice(br#","schema_id":null},"data":"#);
     }
 
+    /// The commit's time, or the copy's.
+    pub(super) fn occurred_at(&self) -> &[u8] {
+        &self.occurred_at
+    }
+
+    /// From the change's LSN on to `,"schema_id"`, behind a plan's `source_json`.
+    pub(super) fn write_place(&self, out: &mut Vec<u8>, place: MessagePlace) {
+        write_lsn(out, place.lsn);
+        out.extend_from_slice(&self.commit_json);
+        write_number(out, place.number);
+        out.extend_from_slice(&self.origin_json);
+    }
+
     fn at(source_name: &str, lsn: Lsn, at: Timestamp, xid: Option<u32>) -> Self {
         let mut stamp = Stamp::default();
         stamp.fill(source_name, lsn, at, xid);
@@ -253,7 +266,7 @@ impl EventWriter {
         let traceparent =
             stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
         let moved = moved.map(if is_delete { Moved::To } else { Moved::From });
-        batch.events.push(Event { label: op.label, partition: None, id, key, value, moved, traceparent });
+        batch.events.push(Event { moved, traceparent, ..Event::new(op.label, id, key, value) });
         Ok(())
     }
 
@@ -345,13 +358,9 @@ impl EventWriter {
         let traceparent =
             stamp.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)));
         batch.events.push(Event {
-            label: op.label,
             partition: Some(partition),
-            id,
-            key,
-            value,
-            moved: None,
             traceparent,
+            ..Event::new(op.label, id, key, value)
         });
         Ok(())
     }

@@ -126,7 +126,7 @@ impl MessageWriter {
         );
         let value = start..out.len();
         let traceparent = stamp.traceparent().map(|text| append(out, |out| out.extend_from_slice(text)));
-        batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent });
+        batch.events.push(Event { traceparent, ..Event::new(label, id, key, value) });
         Ok(false)
     }
 
@@ -211,7 +211,7 @@ impl MessageWriter {
         out.extend_from_slice(&json_string(&String::from_utf8_lossy(content)));
         out.push(b'}');
         let value = start..out.len();
-        batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent: None });
+        batch.events.push(Event::new(label, id, key, value));
         Ok(())
     }
 }

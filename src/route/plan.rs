@@ -190,17 +190,8 @@ impl TablePlan {
                 }),
             }
         });
-        let source_json = [
-            &br#"","source":{"name":"#[..],
-            &json_string(context.source_name),
-            br#","schema":"#,
-            &json_string(&relation.namespace),
-            br#","table":"#,
-            &json_string(&relation.name),
-            br#","lsn":""#,
-        ]
-        .concat();
-        let schema_id = schema_id(context.types, relation, &|at| selection.is_published(at));
+        let source_json = source_json(context.source_name, relation);
+        let schema_json = schema_json(context.types, relation, &|at| selection.is_published(at));
         Ok(TablePlan {
             oid: relation.oid,
             selection,
@@ -208,7 +199,7 @@ impl TablePlan {
             columns,
             aggregate,
             source_json,
-            schema_json: format!(r#","schema_id":"{schema_id}"}},"data":"#).into_bytes(),
+            schema_json,
             copied_at,
             ops,
         })
@@ -227,8 +218,27 @@ impl TablePlan {
     }
 }
 
-/// A fingerprint of the published columns and their types: eight hexadecimal digits.
-fn schema_id(types: &TypeCatalog, relation: &Relation, is_published: &dyn Fn(usize) -> bool) -> String {
+/// `","source":{"name":"shop","schema":"public","table":"orders","lsn":"`, behind the time.
+pub(super) fn source_json(source_name: &str, relation: &Relation) -> Vec<u8> {
+    [
+        &br#"","source":{"name":"#[..],
+        &json_string(source_name),
+        br#","schema":"#,
+        &json_string(&relation.namespace),
+        br#","table":"#,
+        &json_string(&relation.name),
+        br#","lsn":""#,
+    ]
+    .concat()
+}
+
+/// `,"schema_id":"9f2c01d4"},"data":`, with a fingerprint of the published columns and their types: eight hexadecimal
+/// digits.
+pub(super) fn schema_json(
+    types: &TypeCatalog,
+    relation: &Relation,
+    is_published: &dyn Fn(usize) -> bool,
+) -> Vec<u8> {
     let mut hash = Sha256::new();
     for (_, column) in relation.columns.iter().enumerate().filter(|(at, _)| is_published(*at)) {
         hash.update(column.name.as_bytes());
@@ -240,7 +250,8 @@ fn schema_id(types: &TypeCatalog, relation: &Relation, is_published: &dyn Fn(usi
         hash.update([0]);
         hash.update(column.type_modifier.to_be_bytes());
     }
-    hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    let schema_id: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!(r#","schema_id":"{schema_id}"}},"data":"#).into_bytes()
 }
 
 /// A JSON string, quotes included.

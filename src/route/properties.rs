@@ -7,6 +7,7 @@
 //! moved what the old aggregate had.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json};
@@ -15,6 +16,7 @@ use super::batch::{Batch, Labels, Moved};
 use super::event::EventWriter;
 use super::filter::{EnumLabels, TableFacts};
 use super::name::TablePattern;
+use super::outbox::OutboxWriter;
 use super::plan::{PlanContext, TablePlan};
 use super::template::TopicTemplate;
 use super::value::{Style, TypeCatalog};
@@ -148,7 +150,8 @@ fn route(columns: &[Column], is_full: bool, change: Change) -> Batch {
         Change::Delete => RowMessage::Delete(old),
     };
 
-    let mut router = Router::new("shop", EventWriter::new(Style::default()));
+    let outbox = OutboxWriter::new(Arc::default(), "shop.walgate_hub.dead-letter".into());
+    let mut router = Router::new("shop", EventWriter::new(Style::default()), outbox);
     router.install(7, Route::Events(Box::new(plan(columns, is_full, &Labels::default()))));
     let mut transactions = Transactions::default();
     transactions.begin(Lsn(100), Timestamp(0), 5).expect("none is open");

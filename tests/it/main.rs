@@ -14,6 +14,7 @@ mod rows;
 mod transactions;
 mod naming;
 mod messages;
+mod outbox;
 mod copy;
 mod values;
 mod crash;

@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use super::deliveries::{Deliveries, NOT_COUNTED};
 use super::{classify, too_large};
 use crate::error::{Error, Result};
-use crate::route::batch::{Batch, Event, Label, Labels, Moved};
+use crate::route::batch::{Batch, Event, Label, Labels, Moved, headers_of};
 use crate::sink::hub::HubTopics;
 use crate::sink::{SinkLimits, Stop, label};
 
@@ -161,10 +161,11 @@ fn send(
 ) -> Result<usize> {
     let (key, value) = (batch.part(&event.key), batch.part(&event.value));
     let bytes = key.len() + value.len();
-    let mut record = BaseRecord::with_opaque_to(&label.topic, sequence)
-        .key(key)
-        .payload(value)
-        .headers(headers(batch, event, label));
+    let mut record =
+        BaseRecord::with_opaque_to(&label.topic, sequence).key(key).headers(headers(batch, event, label));
+    if !event.is_tombstone {
+        record = record.payload(value);
+    }
     if let Some(partition) = event.partition {
         record = record.partition(partition);
     }
@@ -193,6 +194,9 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
     }
     if let Some(range) = &event.traceparent {
         headers = headers.insert(header("traceparent", batch.part(range)));
+    }
+    for (name, value) in headers_of(batch.part(&event.headers)) {
+        headers = headers.insert(header(name, value));
     }
     headers
 }
