@@ -46,8 +46,12 @@ const SETTINGS: &str = "SET lock_timeout = '1s'";
 const BLOCKS: i64 = 128;
 /// Between two sweeps while rows come.
 const SWEEP_TIME: Duration = Duration::from_millis(200);
+/// A pause is at least so many times the sweep before it: a table that was large once is read in whole each time.
+const PAUSE_TIMES: u32 = 3;
 /// Between two sweeps while rows are left that could not be removed, and after an error.
 const RETRY_TIME: Duration = Duration::from_secs(5);
+/// After an error that somebody must do something about: a right that is missing.
+const DEFINITE_TIME: Duration = Duration::from_secs(60);
 /// How long `--until-caught-up` waits for a sweep.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -148,40 +152,51 @@ async fn sweep_for_ever(
     let mut client = None;
     loop {
         let rows = hears.borrow_and_update().rows;
-        let pause = match sweep(pipeline, tables, &mut client, &mut hears, tells).await {
-            Ok(is_empty) if is_empty && hears.borrow().rows == rows && !pipeline.until_caught_up => {
-                // Nothing left: until something comes.
+        let swept = sweep(pipeline, tables, &mut client, &mut hears, tells).await;
+        let more_came = hears.borrow().rows > rows;
+        let pause = match swept {
+            Ok(swept) if more_came || pipeline.until_caught_up => SWEEP_TIME.max(swept.took * PAUSE_TIMES),
+            Ok(swept) if swept.is_empty => {
+                // Nothing is left: until something comes.
                 if hears.wait_for(|told| told.rows > rows).await.is_err() {
                     return;
                 }
                 SWEEP_TIME
             }
-            Ok(is_empty) if is_empty || hears.borrow().rows > rows => SWEEP_TIME,
-            Ok(_) if pipeline.until_caught_up => SWEEP_TIME,
             Ok(_) => RETRY_TIME,
             Err(error) => {
+                let pause = if error.is_definite() { DEFINITE_TIME } else { RETRY_TIME };
                 tracing::warn!(
                     pipeline = pipeline.slot,
+                    remedy = error.hint().unwrap_or_default(),
                     "rows of an outbox could not be removed: {}; tried again in {} s",
                     error.chain(),
-                    RETRY_TIME.as_secs()
+                    pause.as_secs()
                 );
                 client = None;
-                RETRY_TIME
+                pause
             }
         };
         sleep(pause).await;
     }
 }
 
-/// One sweep over all tables; whether they are empty after it.
+/// What came of a sweep.
+struct Swept {
+    /// The tables hold nothing any more.
+    is_empty: bool,
+    /// How long removing took.
+    took: Duration,
+}
+
+/// One sweep over all tables.
 async fn sweep(
     pipeline: &Pipeline,
     tables: &[(String, String)],
     client: &mut Option<Client>,
     hears: &mut watch::Receiver<Told>,
     tells: &watch::Sender<Lsn>,
-) -> Result<bool> {
+) -> Result<Swept> {
     if client.is_none() {
         let opened = connect(&pipeline.url, &format!("{} cleanup", pipeline.application_name())).await?;
         opened.batch_execute(SETTINGS).await.map_err(classify)?;
@@ -198,13 +213,14 @@ async fn sweep(
     let told = hears.wait_for(|told| told.confirmed >= written).await;
     drop(told.map_err(|_| Error::transient("the stream has ended"))?);
     crate::failpoint::hit("cleanup.before-delete");
+    let begun_at = Instant::now();
     let mut is_empty = true;
     for (name, sql_name) in tables {
         let swept = sweep_table(client, name, sql_name, (horizon, next)).await;
         is_empty &= swept.map_err(|error| error.context(format_args!("table {name}")))?;
     }
     tells.send_replace(written);
-    Ok(is_empty)
+    Ok(Swept { is_empty, took: begun_at.elapsed() })
 }
 
 /// Removes what may go of one table, some blocks at a time; whether nothing is left.
@@ -218,7 +234,7 @@ async fn sweep_table(
     let xmin = "r.xmin::text::int8";
     let older =
         format!("$2::int8 - ((($2::int8 - {xmin}) % 4294967296 + 4294967296) % 4294967296) < $1::int8");
-    // Twice the condition: a row that waits for its lock could be another one by then.
+    // A row that was changed meanwhile has another `xmin`, which is looked at again; one that is locked cannot change.
     let delete = client
         .prepare(&format!(
             "DELETE FROM ONLY {sql_name} d WHERE d.ctid = ANY (ARRAY(SELECT r.ctid FROM ONLY {sql_name} r \

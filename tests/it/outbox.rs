@@ -398,34 +398,31 @@ fn cleanup_under_kill_9_loses_and_doubles_nothing() {
         source.exec("CREATE TABLE oracle (n int PRIMARY KEY)");
         let walgate = Walgate::new(&source, &hub).section(&format!("{RULE}\ncleanup = \"delete\""));
         let mut n = 0;
-        for round in 0..6_u32 {
-            let failpoint = ["cleanup.before-delete:2", "cleanup.after-delete:2", "stream.in-transaction:30"];
-            let mut running = match round {
-                0..=2 => {
-                    let name = failpoint[usize::try_from(round).expect("small")];
-                    let dying = Walgate::new(&source, &hub).section(&format!("{RULE}\ncleanup = \"delete\""));
-                    dying.failpoint(name).run()
-                }
-                _ => walgate.run(),
-            };
-            for _ in 0..20 {
-                let rows: Vec<String> =
-                    (n..n + 5).map(|i| format!("('A', '{}', 'T', '{i}')", i % 3)).collect();
-                source.exec(&format!(
-                    "BEGIN; INSERT INTO oracle SELECT generate_series({n}, {}); {}; COMMIT",
-                    n + 4,
-                    insert("payload", &rows.join(", "))
-                ));
-                n += 5;
-            }
-            if round > 2 {
-                let seen = n - 50;
-                wait_until("some of them on the hub", || {
-                    events_of(&hub).0.iter().any(|event| event.json["data"] == json!(seen))
-                });
-            } else {
-                wait_until("its death", || !running.is_running());
-            }
+        let mut write = || {
+            let rows: Vec<String> = (n..n + 5).map(|i| format!("('A', '{}', 'T', '{i}')", i % 3)).collect();
+            source.exec(&format!(
+                "BEGIN; INSERT INTO oracle SELECT generate_series({n}, {}); {}; COMMIT",
+                n + 4,
+                insert("payload", &rows.join(", "))
+            ));
+            n += 5;
+            n
+        };
+        for failpoint in ["cleanup.before-delete:2", "cleanup.after-delete:2", "stream.in-transaction:30"] {
+            let dying = Walgate::new(&source, &hub).section(&format!("{RULE}\ncleanup = \"delete\""));
+            let mut running = dying.failpoint(failpoint).run();
+            wait_until("its death", || {
+                write();
+                !running.is_running()
+            });
+        }
+        for _ in 0..3 {
+            let mut running = walgate.run();
+            let seen = (0..10).map(|_| write()).max().expect("ten of them") - 25;
+            wait_until("some of them on the hub", || {
+                write();
+                events_of(&hub).0.iter().any(|event| event.json["data"] == json!(seen))
+            });
             running.kill9();
         }
         walgate.run_until_caught_up();
