@@ -11,7 +11,7 @@
 //! 3. It removes the rows whose `xmin` is below `x`. What was inserted later stays for the next sweep.
 //!
 //! So nothing is lost with the process: the first sweep of the next one finds what this one has left. A transaction that
-//! stays open holds `x` back, and cleaning with it, never delivery. `xmin` has 32 bits: it is taken for the nearest id below
+//! stays open, in any database of the server, holds `x` back, and cleaning with it, never delivery. `xmin` has 32 bits: it is taken for the nearest id below
 //! the next one. A row is older than half of them only when it has been there for two thousand million transactions;
 //! then it is durable, whatever the comparison says. A table that was never copied (`snapshot = "never"`, once) may hold
 //! rows that were never published: it is left alone. The deletes come back in the stream and are no events.
@@ -52,8 +52,8 @@ const PAUSE_TIMES: u32 = 3;
 const RETRY_TIME: Duration = Duration::from_secs(5);
 /// After an error that somebody must do something about: a right that is missing.
 const DEFINITE_TIME: Duration = Duration::from_secs(60);
-/// How long `--until-caught-up` waits for a sweep.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long `--until-caught-up` waits for a sweep, and for transactions that hold it back.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the task is told by the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,10 +71,12 @@ pub struct Cleanup(Option<Task>);
 struct Task {
     handle: JoinHandle<()>,
     told: watch::Sender<Told>,
-    /// `L` of the last sweep that has ended.
-    swept: watch::Receiver<Lsn>,
+    /// The last sweep that has ended.
+    swept: watch::Receiver<Swept>,
     /// Since when `--until-caught-up` waits.
-    awaited: Option<Instant>,
+    waits_since: Option<Instant>,
+    /// The ids below which it waits for.
+    awaited: Option<i64>,
 }
 
 impl Cleanup {
@@ -107,10 +109,10 @@ impl Cleanup {
             return Cleanup(None);
         }
         let (told, hears) = watch::channel(Told { confirmed: started.ledger.confirmed_lsn(), rows: 0 });
-        let (tells, swept) = watch::channel(Lsn::ZERO);
+        let (tells, swept) = watch::channel(Swept::default());
         let pipeline = pipeline.clone();
         let handle = tokio::spawn(async move { sweep_for_ever(&pipeline, &tables, hears, &tells).await });
-        Cleanup(Some(Task { handle, told, swept, awaited: None }))
+        Cleanup(Some(Task { handle, told, swept, waits_since: None, awaited: None }))
     }
 
     /// Something was confirmed; `rows` outbox rows came so far.
@@ -120,16 +122,23 @@ impl Cleanup {
         }
     }
 
-    /// Whether what was inserted before `target`, which is confirmed, has been swept, as far as that can be waited for.
+    /// Whether what was inserted before `target`, which is confirmed, has been swept: with every transaction ended that
+    /// ran when that was confirmed, or nothing left.
     pub fn is_done(&mut self, target: Lsn) -> bool {
         let Some(task) = &mut self.0 else { return true };
-        let since = *task.awaited.get_or_insert_with(Instant::now);
-        if *task.swept.borrow() >= target {
-            return true;
+        let since = *task.waits_since.get_or_insert_with(Instant::now);
+        let swept = *task.swept.borrow();
+        if swept.written >= target {
+            let awaited = *task.awaited.get_or_insert(swept.next);
+            if swept.is_empty || swept.horizon >= awaited {
+                return true;
+            }
         }
         let is_late = since.elapsed() >= PATIENCE;
         if is_late {
-            tracing::warn!("rows of outbox tables are left; the next start goes on with them");
+            tracing::warn!(
+                "rows of outbox tables are left: a transaction has been open for long; the next start goes on with them"
+            );
         }
         is_late
     }
@@ -147,7 +156,7 @@ async fn sweep_for_ever(
     pipeline: &Pipeline,
     tables: &[(String, String)],
     mut hears: watch::Receiver<Told>,
-    tells: &watch::Sender<Lsn>,
+    tells: &watch::Sender<Swept>,
 ) {
     let mut client = None;
     loop {
@@ -182,7 +191,13 @@ async fn sweep_for_ever(
 }
 
 /// What came of a sweep.
+#[derive(Clone, Copy, Debug, Default)]
 struct Swept {
+    /// `L`.
+    written: Lsn,
+    /// `x`, and the next id at that time.
+    horizon: i64,
+    next: i64,
     /// The tables hold nothing any more.
     is_empty: bool,
     /// How long removing took.
@@ -195,7 +210,7 @@ async fn sweep(
     tables: &[(String, String)],
     client: &mut Option<Client>,
     hears: &mut watch::Receiver<Told>,
-    tells: &watch::Sender<Lsn>,
+    tells: &watch::Sender<Swept>,
 ) -> Result<Swept> {
     if client.is_none() {
         let opened = connect(&pipeline.url, &format!("{} cleanup", pipeline.application_name())).await?;
@@ -219,8 +234,9 @@ async fn sweep(
         let swept = sweep_table(client, name, sql_name, (horizon, next)).await;
         is_empty &= swept.map_err(|error| error.context(format_args!("table {name}")))?;
     }
-    tells.send_replace(written);
-    Ok(Swept { is_empty, took: begun_at.elapsed() })
+    let swept = Swept { written, horizon, next, is_empty, took: begun_at.elapsed() };
+    tells.send_replace(swept);
+    Ok(swept)
 }
 
 /// Removes what may go of one table, some blocks at a time; whether nothing is left.
