@@ -30,6 +30,8 @@ pub const NAMES: &[&str] = &[
     "backlog.in-chunk",
     "backlog.after-chunk",
     "backlog.before-stream",
+    "cleanup.before-delete",
+    "cleanup.after-delete",
     "file.after-append",
     "file.after-checkpoint",
     "kafka.after-produce",

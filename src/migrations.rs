@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::wal::client::{Client, classify};
-use crate::wal::sql::{quote_ident, quote_literal};
+use crate::wal::sql::{quote_ident, quote_literal, quote_qualified};
 
 /// What a database is to Walgate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,12 @@ struct File {
     sql: &'static str,
 }
 
-const SOURCE: &[File] =
-    &[File { version: 1, name: "emit", sql: include_str!("../migrations/source/V1__emit.sql") }];
+const SOURCE: &[File] = &[
+    File { version: 1, name: "emit", sql: include_str!("../migrations/source/V1__emit.sql") },
+    File { version: 2, name: "emit_path", sql: include_str!("../migrations/source/V2__emit_path.sql") },
+];
+/// A table that belongs to the service, in a schema of its own: no part of the history, and never dropped.
+const OUTBOX: &str = include_str!("../migrations/source/outbox.sql");
 const REPLICA: &[File] = &[
     File { version: 1, name: "replica", sql: include_str!("../migrations/replica/V1__replica.sql") },
     File { version: 2, name: "ranges", sql: include_str!("../migrations/replica/V2__ranges.sql") },
@@ -144,6 +148,11 @@ pub async fn apply(client: &mut Client, side: Side) -> Result<Done> {
     }
     transaction.commit().await.map_err(classify)?;
     Ok(done)
+}
+
+/// What makes an outbox table of this name, if there is no such table.
+pub fn outbox(schema: &str, table: &str) -> String {
+    OUTBOX.replace("@TABLE@", &quote_qualified(schema, table))
 }
 
 /// The same as a script that may be run again, for psql. On a replica `role`, which writes there, gets what it needs of

@@ -14,41 +14,45 @@ use crate::config::{Config, TableRule};
 use crate::error::Error;
 use crate::migrations::{self, Done, Side};
 use crate::pipeline::{Pipeline, replica_url, tables};
-use crate::wal::client::connect;
+use crate::route::name::TablePattern;
+use crate::wal::client::{classify, connect};
 use crate::wal::sql::quote_ident;
 use crate::wal::url::ConnectUrl;
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asked {
     /// Print the SQL instead of running it.
     pub print: bool,
-    /// The outbox table too.
-    pub outbox: bool,
+    /// An outbox table of this name too.
+    pub outbox: Option<String>,
     /// Machine output.
     pub json: bool,
 }
+
+/// The name of the outbox table where none is given.
+pub const OUTBOX: &str = "public.outbox";
 
 /// Applies or prints.
 ///
 /// # Errors
 /// As the connection; definite when the role may not, or a file was changed; usage for `--outbox`.
 pub async fn run(config: Config, asked: Asked) -> Result<(), Failure> {
-    if asked.outbox {
-        return Err(Failure::Usage(
-            "--outbox belongs to a later version: outbox tables are not available in this one\n  remedy: publish with SELECT walgate.emit(aggregate_type, aggregate_id, type, payload), which needs no table".into(),
-        ));
-    }
+    let outbox = asked.outbox.as_deref().map(outbox_name).transpose()?;
     let pipeline = Pipeline::of_hub(std::sync::Arc::new(config), false)?;
     if asked.print {
-        let text = script(&pipeline).await;
+        let text = script(&pipeline, outbox.as_ref()).await;
         let text = if asked.json { serde_json::json!({ "sql": text }).to_string() } else { text };
         // A reader that has gone away does not want the rest.
         let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
         return Ok(());
     }
-    let mut everything =
-        Everything { source: apply(&pipeline.url, Side::Source).await?, replicas: BTreeMap::new() };
+    let source = apply(&pipeline.url, Side::Source).await?;
+    let outbox = match outbox {
+        Some((schema, table)) => Some(create_outbox(&pipeline, &schema, &table).await?),
+        None => None,
+    };
+    let mut everything = Everything { source, outbox, replicas: BTreeMap::new() };
     for (name, url) in replicas(&pipeline.config)? {
         let done = apply(&url, Side::Replica).await;
         let done = done.map_err(|error| error.context(format_args!("replica {name}")))?;
@@ -59,6 +63,14 @@ pub async fn run(config: Config, asked: Asked) -> Result<(), Failure> {
         return Ok(());
     }
     tell("", &everything.source);
+    if let Some(Outbox { table, is_new }) = &everything.outbox {
+        match is_new {
+            true => {
+                println!("created the outbox table {table}; its rule: name = {table:?}, mode = \"outbox\"")
+            }
+            false => println!("the outbox table {table} is there already"),
+        }
+    }
     for (name, done) in &everything.replicas {
         tell(&format!(" on the replica {name}"), done);
     }
@@ -70,8 +82,46 @@ pub async fn run(config: Config, asked: Asked) -> Result<(), Failure> {
 struct Everything {
     #[serde(flatten)]
     source: Done,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outbox: Option<Outbox>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     replicas: BTreeMap<String, Done>,
+}
+
+/// The outbox table, for `--json`.
+#[derive(Serialize)]
+struct Outbox {
+    table: String,
+    is_new: bool,
+}
+
+/// Schema and table of `--outbox NAME`.
+fn outbox_name(text: &str) -> Result<(String, String), Failure> {
+    let named = TablePattern::parse(text).map_err(|error| (error.to_string(), error.remedy()));
+    let named = named.and_then(|pattern| match pattern.names() {
+        Some(("walgate", _)) => Err((
+            "the schema walgate goes with `walgate drop`, and is never published".to_owned(),
+            "choose another schema: public.outbox".to_owned(),
+        )),
+        Some((schema, table)) => Ok((schema.to_owned(), table.to_owned())),
+        None => Err(("the name is a pattern".to_owned(), "name one table: public.outbox".to_owned())),
+    });
+    named.map_err(|(wrong, remedy)| Failure::Usage(format!("--outbox {text}: {wrong}\n  remedy: {remedy}")))
+}
+
+async fn create_outbox(pipeline: &Pipeline, schema: &str, table: &str) -> Result<Outbox, Error> {
+    const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+        ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2)";
+    let client = connect(&pipeline.url, "walgate migrate").await?;
+    let name = TablePattern::exact(schema, table).to_string();
+    let failed = |error| {
+        classify(error).context(format_args!("the outbox table {name}")).with_hint(
+            "give the SQL of `walgate migrate --print --outbox` to an administrator of the database",
+        )
+    };
+    let is_new = !client.query_one(EXISTS, &[&schema, &table]).await.map_err(failed)?.get::<_, bool>(0);
+    client.batch_execute(&migrations::outbox(schema, table)).await.map_err(failed)?;
+    Ok(Outbox { table: name.clone(), is_new })
 }
 
 async fn apply(url: &ConnectUrl, side: Side) -> Result<Done, Error> {
@@ -101,9 +151,13 @@ fn replicas(config: &Config) -> Result<Vec<(String, ConnectUrl)>, Error> {
 }
 
 /// The same as a script that may be run again, for psql.
-async fn script(pipeline: &Pipeline) -> String {
+async fn script(pipeline: &Pipeline, outbox: Option<&(String, String)>) -> String {
     let mut text = migrations::script(Side::Source, &pipeline.url.database, &pipeline.url.user);
     text.push('\n');
+    if let Some((schema, table)) = outbox {
+        text.push_str(&migrations::outbox(schema, table));
+        text.push('\n');
+    }
     for line in administrator(pipeline).await.lines() {
         text.push_str(format!("-- {line}").trim_end());
         text.push('\n');

@@ -65,9 +65,9 @@ pub enum Command {
         /// Print the SQL for an administrator instead
         #[arg(long)]
         print: bool,
-        /// Create an outbox table too (not available in this version)
-        #[arg(long)]
-        outbox: bool,
+        /// Create an outbox table on the source too; the name is schema.table
+        #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = migrate::OUTBOX)]
+        outbox: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -152,6 +152,11 @@ const EXAMPLE: &str = r#"
 # aggregate_type = "Order"             # default: the table's name
 # aggregate_id = ["id"]                # default: the key
 # event_type = "Order{Op}"             # default "{table}.{op}", orders.updated; {Op}: Inserted, Updated, Deleted, ...
+
+# [[table]]
+# name = "public.outbox"               # a service's outbox table: its inserts are events as they stand, docs/outbox.md
+# mode = "outbox"
+# cleanup = "keep"                     # or "delete": rows go once the hub holds their events
 "#;
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod file;
 mod hub;
 mod later;
 mod limits;
+mod outbox;
 mod replica;
 mod schema;
 mod source;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 pub use fault::{ConfigError, Fault, Faults};
 pub use hub::{Delivery, FileHub, Format, Hub, HubKind, KafkaHub};
 pub use limits::{Admin, Limits, parse_duration};
+pub use outbox::{Cleanup, OutboxRule, PayloadFormat, Role};
 pub use replica::{OnConflict, OnSchemaChange, OnTableError, Replica};
 pub use source::{BacklogReader, Publication, SecretUrl, SnapshotMode, Source};
 pub use table::{
@@ -90,7 +92,7 @@ impl Config {
             hub: hub::read(&root.section("hub"), base_dir),
             admin: limits::read_admin(&root.section("admin")),
             limits: limits::read_limits(&root.section("limits")),
-            tables: table::read(&root, &replicas),
+            tables: table::read(&root, &replicas, source.snapshot == SnapshotMode::Initial),
             source,
             replicas,
             path: base_dir.join(Config::FILE_NAME),

@@ -85,6 +85,21 @@ pub(super) const TABLE: &[&str] = &[
     "outbox",
 ];
 
+/// `[table.outbox]`
+pub(super) const OUTBOX: &[&str] = &[
+    "id",
+    "aggregate_type",
+    "aggregate_id",
+    "type",
+    "payload",
+    "headers",
+    "topic",
+    "timestamp",
+    "header_columns",
+    "payload_format",
+    "topic_template",
+];
+
 const SECTIONS: &[(&str, &[&str])] = &[
     ("[source]", SOURCE),
     ("[hub]", HUB),

@@ -1,6 +1,7 @@
 //! `[[table]]`: the rules, which rows and columns of which tables go where; and which rule takes a table.
 
 use super::file::Section;
+use super::outbox::{self, OutboxRule};
 use super::replica::Replica;
 use super::schema;
 use crate::route::name::{TablePattern, TargetName};
@@ -35,6 +36,8 @@ pub struct TableRule {
     pub aggregate_id: Option<Vec<String>>,
     /// Names the events' types.
     pub event_type: EventTypeTemplate,
+    /// How an outbox table is read, with [`Mode::Outbox`] only.
+    pub outbox: Option<OutboxRule>,
     /// Where the rule stands in the file, `table[2]`, for faults that are found later.
     pub key_path: String,
 }
@@ -48,6 +51,8 @@ pub enum Mode {
     Replicate,
     /// Both.
     Both,
+    /// The inserts of an outbox table, as the events that they are.
+    Outbox,
     /// Nothing.
     Off,
 }
@@ -138,6 +143,7 @@ impl TableRule {
             aggregate_type: None,
             aggregate_id: None,
             event_type: EventTypeTemplate::default(),
+            outbox: None,
             key_path: key_path.into(),
         }
     }
@@ -149,11 +155,13 @@ impl TableRule {
         let is_listed =
             |name: &str| self.replicas.as_ref().is_none_or(|names| names.iter().any(|one| one == name));
         match (self.mode, destination) {
-            (Mode::Event | Mode::Both, Destination::Hub) => true,
+            (Mode::Event | Mode::Both | Mode::Outbox, Destination::Hub) => true,
             // With replicas it is only they that get nothing.
             (Mode::Off, Destination::Hub) => self.replicas.is_none(),
             (Mode::Replicate | Mode::Both | Mode::Off, Destination::Replica(name)) => is_listed(name),
-            (Mode::Replicate, Destination::Hub) | (Mode::Event, Destination::Replica(_)) => false,
+            (Mode::Replicate, Destination::Hub) | (Mode::Event | Mode::Outbox, Destination::Replica(_)) => {
+                false
+            }
         }
     }
 
@@ -197,14 +205,15 @@ pub fn choose_of_leaf<'a>(
 }
 
 /// The rules of the file; without any, everything in `public` as events.
-pub(super) fn read(root: &Section<'_>, replicas: &[Replica]) -> Vec<TableRule> {
+/// `copies`: `source.snapshot = "initial"`.
+pub(super) fn read(root: &Section<'_>, replicas: &[Replica], copies: bool) -> Vec<TableRule> {
     if !root.has("table") {
         return vec![TableRule::events_of(TablePattern::all_of("public"), "table")];
     }
     let sections = root.sections("table");
     let mut rules = Vec::with_capacity(sections.len());
     for section in &sections {
-        let Some(rule) = read_rule(section, replicas) else { continue };
+        let Some(rule) = read_rule(section, replicas, copies) else { continue };
         if let Some((first, destination)) = doubled(&rules, &rule, replicas) {
             section.fault_of_value(
                 "name",
@@ -232,16 +241,23 @@ fn doubled(rules: &[TableRule], rule: &TableRule, replicas: &[Replica]) -> Optio
     })
 }
 
-fn read_rule(section: &Section<'_>, known: &[Replica]) -> Option<TableRule> {
+fn read_rule(section: &Section<'_>, known: &[Replica], copies: bool) -> Option<TableRule> {
     section.allow(schema::TABLE);
     refuse_later(section);
     let name = read_name(section);
     let mode = section.choice(
         "mode",
-        &[("event", Mode::Event), ("replicate", Mode::Replicate), ("both", Mode::Both), ("off", Mode::Off)],
-        &["outbox"],
+        &[
+            ("event", Mode::Event),
+            ("replicate", Mode::Replicate),
+            ("both", Mode::Both),
+            ("outbox", Mode::Outbox),
+            ("off", Mode::Off),
+        ],
+        &[],
     );
     let mode = mode.unwrap_or(Mode::Event);
+    let outbox = outbox::read(section, mode == Mode::Outbox, copies);
     let replicas = read_replicas(section, mode, known);
     let to = read_to(section, mode);
     let filter = read_filter(section);
@@ -276,6 +292,7 @@ fn read_rule(section: &Section<'_>, known: &[Replica]) -> Option<TableRule> {
         aggregate_type,
         aggregate_id,
         event_type,
+        outbox,
         key_path: section.path().to_owned(),
     })
 }
@@ -391,13 +408,6 @@ fn read_event_type(section: &Section<'_>) -> EventTypeTemplate {
 
 /// Refuses what later versions do; a default that is written out is fine.
 fn refuse_later(section: &Section<'_>) {
-    for (key, what, remedy) in [("outbox", "mode = \"outbox\"", "remove outbox, and write mode = \"event\"")]
-    {
-        if section.has(key) {
-            section.fault_of_later(key, what, remedy);
-        }
-    }
-    section.choice("cleanup", &[("keep", ())], &["delete"]);
     let claim_check = section.section("claim_check");
     claim_check.allow(&["columns"]);
     if claim_check.boolean("columns") == Some(true) {

@@ -486,13 +486,32 @@ fn rules_speak_of_destinations() {
 #[test]
 fn later_keys_of_rules_are_refused() {
     const LATER: &str = "is not available in this version";
-    one_fault(&rule("mode = \"outbox\""), "table[0].mode", LATER);
-    one_fault(&rule("outbox.id = \"event_id\""), "table[0].outbox", LATER);
-    one_fault(&rule("cleanup = \"delete\""), "table[0].cleanup", LATER);
     one_fault(&rule("claim_check.columns = true"), "table[0].claim_check.columns", LATER);
     one_fault(&rule("mask = { email = \"hash\" }"), "table[0].mask", LATER);
     one_fault(&rule("on_unknown_old = \"drop\""), "table[0].on_unknown_old", "no meaning without where");
     one_fault(&rule("pushdown = \"on\""), "table[0].pushdown", "is no pushdown");
+}
+
+#[test]
+fn an_outbox_table_has_keys_of_its_own() {
+    let outbox = |keys: &str| rule(&format!("mode = \"outbox\"\n{keys}"));
+    let config =
+        valid(&outbox("cleanup = \"delete\"\noutbox.payload = \"body\"\noutbox.payload_format = \"json\""));
+    let read = config.tables[0].outbox.as_ref().expect("an outbox");
+    assert_eq!((read.named(Role::Payload), read.named(Role::Id)), (Some("body"), None));
+    assert_eq!((read.payload_format, read.cleanup), (PayloadFormat::Json, Cleanup::Delete));
+    assert!(config.tables[0].speaks_of(Destination::Hub));
+    assert!(!config.tables[0].speaks_of(Destination::Replica("r")));
+    for key in ["where = \"true\"", "columns = [\"id\"]", "event_type = \"x\"", "key = [\"id\"]"] {
+        let name = key.split(' ').next().expect("a key");
+        one_fault(&outbox(key), &format!("table[0].{name}"), "has no meaning with mode = \"outbox\"");
+    }
+    one_fault(&rule("outbox.id = \"event_id\""), "table[0].outbox", "belongs to mode = \"outbox\"");
+    one_fault(&rule("cleanup = \"delete\""), "table[0].cleanup", "belongs to mode = \"outbox\"");
+    one_fault(&outbox("outbox.paylaod = \"body\""), "table[0].outbox.paylaod", "unknown key");
+    one_fault(&outbox("outbox.topic_template = \"{x}\""), "table[0].outbox.topic_template", "placeholder");
+    let never = outbox("cleanup = \"delete\"").replacen("[source]", "[source]\nsnapshot = \"never\"", 1);
+    one_fault(&never, "table[0].cleanup", "belongs to source.snapshot");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! what the destination has stored, which is what a crash would do (EXACTLY_ONCE.md).
 
 pub mod cadence;
+mod cleanup;
 pub mod filters;
 pub mod guard;
 mod inflow;

@@ -23,6 +23,7 @@ use crate::route::message::{
     CAUGHT_UP_PREFIX, MessagePlace, MessageWriter, OUTBOX_PREFIX, RESYNC_PREFIX, ResyncRequest,
     TRACEPARENT_PREFIX,
 };
+use crate::route::outbox::OutboxWriter;
 use crate::route::plan::TablePlan;
 use crate::route::row::{RowChange, RowOp, Targets};
 use crate::route::template::{Topic, TopicTemplate};
@@ -38,6 +39,17 @@ use crate::wal::timestamp::Timestamp;
 const BATCH_BYTES_MAX: usize = 512 << 10;
 /// A batch is full at this many events: what librdkafka keeps per message counts too.
 const BATCH_EVENTS_MAX: usize = 4096;
+
+/// Where dead letters go.
+///
+/// # Errors
+/// Definite: the name is too long.
+pub fn dead_letter_topic(source_name: &str, slot: &str) -> Result<String> {
+    match Topic::legal(format!("{source_name}.{slot}.dead-letter")) {
+        Ok(topic) => Ok(topic.legal),
+        Err(error) => Err(Error::definite(error.to_string()).with_hint("shorten source.name")),
+    }
+}
 
 /// Why pumping stopped.
 #[derive(Debug)]
@@ -127,6 +139,8 @@ pub struct Pump {
     reply_requested: bool,
     target: Option<Target>,
     dead_letters: u64,
+    /// Those of outbox tables that are counted.
+    outbox_dead_letters: u64,
     /// The open transaction asks for copies: the stream ends with it.
     ends_with_transaction: bool,
     /// The last batches handed over that lie inside of one transaction, whose end was not handed over.
@@ -162,13 +176,20 @@ impl Pump {
         first: FirstTransaction,
         caught_up: Option<String>,
     ) -> Result<Pump> {
-        let dead_letters = Topic::legal(format!("{}.{}.dead-letter", settings.source_name, settings.slot))
-            .map_err(|error| Error::definite(error.to_string()).with_hint("shorten source.name"))?;
+        let dead_letters = dead_letter_topic(&settings.source_name, &settings.slot)?;
         Ok(Pump {
-            router: Router::new(&settings.source_name, EventWriter::new(settings.events.style)),
+            router: Router::new(
+                &settings.source_name,
+                EventWriter::new(settings.events.style),
+                OutboxWriter::new(labels.clone(), dead_letters.clone()),
+            ),
             messages: settings.takes_messages.then(|| {
-                let (topic, dead_letters) = (settings.topic.clone(), dead_letters.legal);
-                MessageWriter::new(&settings.source_name, &settings.events, topic, dead_letters)
+                MessageWriter::new(
+                    &settings.source_name,
+                    &settings.events,
+                    settings.topic.clone(),
+                    dead_letters,
+                )
             }),
             labels,
             relations: HashMap::new(),
@@ -187,6 +208,7 @@ impl Pump {
             reply_requested: false,
             target: caught_up.map(Target::Message),
             dead_letters: 0,
+            outbox_dead_letters: 0,
             ends_with_transaction: false,
             inside: 0,
         })
@@ -420,6 +442,11 @@ impl Pump {
         self.router.is_in_copy(copied_at)
     }
 
+    /// How many rows were inserted into outbox tables.
+    pub fn outbox_rows(&self) -> u64 {
+        self.router.outbox_seen().rows
+    }
+
     /// The plan of a table whose changes become events.
     pub fn plan(&self, oid: u32) -> Option<&TablePlan> {
         self.router.plan(oid)
@@ -462,7 +489,10 @@ impl Pump {
         batch.more_is_coming = more_is_coming;
         self.delivered
             .push_back(Delivered { counts: batch.counts(), oldest_change: self.oldest_change.take() });
-        metrics::dead_letters(&self.pipeline, std::mem::take(&mut self.dead_letters));
+        let of_outbox = self.router.outbox_seen().dead_letters;
+        let dead_letters = std::mem::take(&mut self.dead_letters)
+            + (of_outbox - std::mem::replace(&mut self.outbox_dead_letters, of_outbox));
+        metrics::dead_letters(&self.pipeline, dead_letters);
         batch
     }
 
@@ -528,6 +558,14 @@ impl Pump {
     /// Whether what `--until-caught-up` waits for has been received whole.
     pub fn is_target_reached(&self) -> bool {
         matches!(self.target, Some(Target::Confirmed(_)))
+    }
+
+    /// The end of what `--until-caught-up` waits for, once it has been received whole.
+    pub fn target_lsn(&self) -> Lsn {
+        match self.target {
+            Some(Target::Confirmed(target)) => target,
+            _ => Lsn::ZERO,
+        }
     }
 
     /// Whether it is durable, too.

@@ -56,6 +56,8 @@ pub async fn changes(
     let mut changes = Changes::default();
     let copied: Vec<(&MatchedTable, &TableState)> = tables
         .iter()
+        // An outbox row is published once, whatever becomes of its table.
+        .filter(|matched| matched.rule.outbox.is_none())
         .filter_map(|matched| {
             Some((matched, states.get(&matched.table.oid).filter(|state| state.is_followed())?))
         })

@@ -446,7 +446,8 @@ fn refuse(faults: Vec<Missing>) -> Result<()> {
 /// What a rule selects of a table, as far as it decides about what is at the destination.
 pub fn selection_of(pipeline: &Pipeline, rule: &TableRule, table: &SourceTable) -> Option<String> {
     if pipeline.replica.is_none() {
-        return rule.filter.clone();
+        // Rows that were published as rows are not published as events, and the other way round.
+        return rule.outbox.as_ref().map(|_| "outbox".to_owned()).or_else(|| rule.filter.clone());
     }
     let (schema, name) = rule.target_name(&table.schema, &table.name);
     let (columns, key, filter) = (&rule.columns, &rule.key, &rule.filter);
@@ -582,7 +583,10 @@ async fn lost_tables(
         let table = tables.iter().find(|table| table.oid == oid);
         let is_whole_now = table.is_some_and(|table| Membership::of(table) == Membership::Whole);
         let was_inserts_only = members.get(&oid) == Some(&Membership::InsertsOnly);
-        members.contains_key(&oid) && is_taken(oid) && !(is_whole_now && was_inserts_only)
+        // Of an outbox table nothing but its inserts counts, and those were sent.
+        let is_outbox =
+            table.and_then(|table| rule_of(pipeline, table)).is_some_and(|rule| rule.outbox.is_some());
+        members.contains_key(&oid) && is_taken(oid) && (is_outbox || !(is_whole_now && was_inserts_only))
     };
     let is_selected_alike = |state: &TableState| {
         let table = tables.iter().find(|table| table.oid == state.oid);

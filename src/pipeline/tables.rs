@@ -13,6 +13,7 @@ use crate::lsn::Lsn;
 use crate::route::batch::Labels;
 use crate::route::filter::{EnumLabels, TableFacts};
 use crate::route::name::TablePattern;
+use crate::route::outbox::OutboxPlan;
 use crate::route::plan::{PlanContext, TablePlan};
 use crate::route::row::Targets;
 use crate::route::row_plan::RowPlan;
@@ -420,6 +421,13 @@ pub fn topics_of(
     let mut found = Topics::default();
     for matched in tables {
         let table = &matched.table;
+        if matched.rule.outbox.is_some() {
+            // Each row says where it goes.
+            if let Err(error) = OutboxPlan::compile(&context, &table.relation(), &matched.rule, Lsn::ZERO) {
+                found.errors.push((table.oid, error));
+            }
+            continue;
+        }
         // Compiled for its errors: a rule that does not fit its table is found before anything starts.
         let plan = TablePlan::compile(
             &context,

@@ -83,6 +83,48 @@ pub struct Event {
     pub moved: Option<Moved>,
     /// The header `traceparent`.
     pub traceparent: Option<Range<usize>>,
+    /// Headers of its own, each with [`push_header`]; empty: none.
+    pub headers: Range<usize>,
+    /// Kafka gets a null in place of the value.
+    pub is_tombstone: bool,
+}
+
+impl Event {
+    /// An event without anything but its id.
+    pub fn new(label: LabelId, id: Range<usize>) -> Self {
+        Event {
+            label,
+            partition: None,
+            id,
+            key: None,
+            value: None,
+            moved: None,
+            traceparent: None,
+            headers: 0..0,
+            is_tombstone: false,
+        }
+    }
+}
+
+/// Appends one header to a list of them.
+pub fn push_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), value] {
+        let length = u32::try_from(part.len()).expect("PostgreSQL's values have less than 1 GB");
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(part);
+    }
+}
+
+/// The headers of such a list, by name and value.
+pub fn headers_of(mut list: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
+    let mut part = move || {
+        let (length, rest) = list.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).expect("a length fits");
+        let (part, rest) = rest.split_at_checked(length)?;
+        list = rest;
+        Some(part)
+    };
+    std::iter::from_fn(move || Some((std::str::from_utf8(part()?).ok()?, part()?)))
 }
 
 /// The other half of a key change.

@@ -106,11 +106,6 @@ impl Stamp {
         self.traceparent.as_ref().map(|text| append(out, |out| out.extend_from_slice(text)))
     }
 
-    /// The commit's time in RFC 3339.
-    pub(super) fn occurred_at(&self) -> &[u8] {
-        &self.occurred_at
-    }
-
     /// From the time on to `"data":`, for an event that is of no table.
     pub(super) fn write_message_source(&self, out: &mut Vec<u8>, source_name: &str, place: MessagePlace) {
         out.extend_from_slice(&self.occurred_at);
@@ -122,6 +117,19 @@ impl Stamp {
         write_number(out, place.number);
         out.extend_from_slice(&self.origin_json);
         out.extend_from_slice(br#","schema_id":null},"data":"#);
+    }
+
+    /// The commit's time, or the copy's.
+    pub(super) fn occurred_at(&self) -> &[u8] {
+        &self.occurred_at
+    }
+
+    /// From the change's LSN on to `,"schema_id"`, behind a plan's `source_json`.
+    pub(super) fn write_place(&self, out: &mut Vec<u8>, place: MessagePlace) {
+        write_lsn(out, place.lsn);
+        out.extend_from_slice(&self.commit_json);
+        write_number(out, place.number);
+        out.extend_from_slice(&self.origin_json);
     }
 
     fn at(source_name: &str, lsn: Lsn, at: Timestamp, xid: Option<u32>) -> Self {
@@ -327,7 +335,7 @@ impl EventWriter {
         out.extend_from_slice(br#","claim":null}"#);
         let (key, value) = (Some(key), Some(start..out.len()));
         let traceparent = stamp.append_traceparent(out);
-        batch.events.push(Event { label: op.label, partition: None, id, key, value, moved, traceparent });
+        batch.events.push(Event { key, value, moved, traceparent, ..Event::new(op.label, id) });
         Ok(has_aggregate)
     }
 
@@ -410,7 +418,7 @@ impl EventWriter {
         let key = (!matches!(plan.form, Form::Debezium(_))).then_some(key);
         let traceparent = stamp.append_traceparent(out);
         let partition = Some(partition);
-        batch.events.push(Event { label: op.label, partition, id, key, value, moved: None, traceparent });
+        batch.events.push(Event { partition, key, value, traceparent, ..Event::new(op.label, id) });
         Ok(())
     }
 

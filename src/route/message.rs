@@ -157,7 +157,7 @@ impl MessageWriter {
         }
         let (key, value) = (Some(key), Some(start..out.len()));
         let traceparent = stamp.append_traceparent(out);
-        batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent });
+        batch.events.push(Event { key, value, traceparent, ..Event::new(label, id) });
         Ok(false)
     }
 
@@ -246,7 +246,7 @@ impl MessageWriter {
         out.extend_from_slice(&json_string(&String::from_utf8_lossy(content)));
         out.push(b'}');
         let (key, value) = (Some(key), Some(start..out.len()));
-        batch.events.push(Event { label, partition: None, id, key, value, moved: None, traceparent: None });
+        batch.events.push(Event { key, value, ..Event::new(label, id) });
         Ok(())
     }
 }

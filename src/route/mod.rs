@@ -15,6 +15,7 @@ mod images;
 pub mod undecided;
 pub mod message;
 pub mod name;
+pub mod outbox;
 pub mod plan;
 pub mod ranges;
 pub mod row;
@@ -34,6 +35,8 @@ use crate::wal::pgoutput::{Old, Tuple};
 use batch::Batch;
 use event::{EventWriter, Stamp};
 use images::{Images, Place};
+use message::MessagePlace;
+use outbox::{OutboxPlan, OutboxWriter};
 use plan::TablePlan;
 use row::TargetId;
 use row_plan::RowPlan;
@@ -43,6 +46,8 @@ use row_plan::RowPlan;
 pub enum Route {
     /// They become events.
     Events(Box<TablePlan>),
+    /// They are events as they stand.
+    Outbox(Box<OutboxPlan>),
     /// They become rows of a replica.
     Rows(Box<RowPlan>),
     /// The rules leave the table out.
@@ -68,18 +73,36 @@ pub struct Router {
     stamp: Stamp,
     commit_lsn: Lsn,
     writer: EventWriter,
+    outbox: OutboxWriter,
+    outbox_seen: OutboxSeen,
+}
+
+/// What came of outbox tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboxSeen {
+    /// Rows inserted.
+    pub rows: u64,
+    /// Rows that became dead letters.
+    pub dead_letters: u64,
 }
 
 impl Router {
     /// A router that knows no table yet.
-    pub fn new(source_name: &str, writer: EventWriter) -> Self {
+    pub fn new(source_name: &str, writer: EventWriter, outbox: OutboxWriter) -> Self {
         Router {
             source_name: source_name.to_owned(),
             routes: HashMap::new(),
             stamp: Stamp::default(),
             commit_lsn: Lsn::ZERO,
             writer,
+            outbox,
+            outbox_seen: OutboxSeen::default(),
         }
+    }
+
+    /// What came of outbox tables since the beginning.
+    pub fn outbox_seen(&self) -> OutboxSeen {
+        self.outbox_seen
     }
 
     /// Tells it what to do with the table of this OID from now on.
@@ -91,7 +114,7 @@ impl Router {
     pub fn plan(&self, oid: u32) -> Option<&TablePlan> {
         match self.routes.get(&oid) {
             Some(Route::Events(plan)) => Some(plan),
-            Some(Route::Rows(_) | Route::Off) | None => None,
+            Some(Route::Rows(_) | Route::Outbox(_) | Route::Off) | None => None,
         }
     }
 
@@ -138,6 +161,12 @@ impl Router {
                     writer.write_images(batch, (plan, stamp), &images, became.outcome, place)
                 })
             }
+            Some(Route::Outbox(plan)) if self.commit_lsn >= plan.copied_at => {
+                let place = MessagePlace { lsn, number: position.ordinal };
+                let to = (plan.as_ref(), &self.stamp);
+                self.outbox_seen.add(self.outbox.row(batch, to, place, row)?);
+                Ok(())
+            }
             Some(Route::Rows(plan)) => {
                 let Some(images) = plan.images(row, self.commit_lsn, lsn)? else { return Ok(()) };
                 let routed = images.route(&plan.selection, batch, place, |batch, became| {
@@ -146,7 +175,7 @@ impl Router {
                 });
                 routed.map_err(|error| error.of_table(oid, &plan.selection.relation, Fault::Rows))
             }
-            Some(Route::Events(_) | Route::Off) => Ok(()),
+            Some(Route::Events(_) | Route::Outbox(_) | Route::Off) => Ok(()),
             None => Err(unknown_relation(oid, lsn)),
         }
     }
@@ -170,9 +199,20 @@ impl Router {
                 Ok(None)
             }
             Some(Route::Rows(plan)) => plan.truncate(batch, position, lsn),
+            Some(Route::Outbox(plan)) => {
+                tracing::info!(table = plan.relation, %lsn, "an outbox table was truncated, which is no event");
+                Ok(None)
+            }
             Some(Route::Events(_) | Route::Off) => Ok(None),
             None => Err(unknown_relation(oid, lsn)),
         }
+    }
+}
+
+impl OutboxSeen {
+    fn add(&mut self, more: OutboxSeen) {
+        self.rows += more.rows;
+        self.dead_letters += more.dead_letters;
     }
 }
 

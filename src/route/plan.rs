@@ -198,17 +198,9 @@ impl TablePlan {
                 }),
             }
         });
-        let source_json = [
-            &br#"","source":{"name":"#[..],
-            &json_string(context.source_name),
-            br#","schema":"#,
-            &json_string(&relation.namespace),
-            br#","table":"#,
-            &json_string(&relation.name),
-            br#","lsn":""#,
-        ]
-        .concat();
+        let source_json = source_json(context.source_name, relation);
         let schema_id = schema_id(context.types, relation, &|at| selection.is_published(at));
+        let schema_json = schema_json(&schema_id);
         let form = match context.events.format {
             Format::Outbox => Form::Outbox,
             Format::Debezium => {
@@ -242,7 +234,7 @@ impl TablePlan {
             columns,
             aggregate,
             source_json,
-            schema_json: format!(r#","schema_id":"{schema_id}"}},"data":"#).into_bytes(),
+            schema_json,
             copied_at,
             has_tombstones: context.events.tombstones,
             form,
@@ -263,8 +255,26 @@ impl TablePlan {
     }
 }
 
+/// `","source":{"name":"shop","schema":"public","table":"orders","lsn":"`, behind the time.
+pub(super) fn source_json(source_name: &str, relation: &Relation) -> Vec<u8> {
+    [
+        &br#"","source":{"name":"#[..],
+        &json_string(source_name),
+        br#","schema":"#,
+        &json_string(&relation.namespace),
+        br#","table":"#,
+        &json_string(&relation.name),
+        br#","lsn":""#,
+    ]
+    .concat()
+}
+
 /// A fingerprint of the published columns and their types: eight hexadecimal digits.
-fn schema_id(types: &TypeCatalog, relation: &Relation, is_published: &dyn Fn(usize) -> bool) -> String {
+pub(super) fn schema_id(
+    types: &TypeCatalog,
+    relation: &Relation,
+    is_published: &dyn Fn(usize) -> bool,
+) -> String {
     let mut hash = Sha256::new();
     for (_, column) in relation.columns.iter().enumerate().filter(|(at, _)| is_published(*at)) {
         hash.update(column.name.as_bytes());
@@ -277,6 +287,11 @@ fn schema_id(types: &TypeCatalog, relation: &Relation, is_published: &dyn Fn(usi
         hash.update(column.type_modifier.to_be_bytes());
     }
     hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `,"schema_id":"9f2c01d4"},"data":`.
+pub(super) fn schema_json(schema_id: &str) -> Vec<u8> {
+    format!(r#","schema_id":"{schema_id}"}},"data":"#).into_bytes()
 }
 
 /// A JSON string, quotes included.

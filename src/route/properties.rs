@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json};
@@ -17,6 +18,7 @@ use super::event::EventWriter;
 use super::filter::{EnumLabels, TableFacts};
 use super::format::EventSettings;
 use super::name::TablePattern;
+use super::outbox::OutboxWriter;
 use super::plan::{PlanContext, TablePlan};
 use super::template::TopicTemplate;
 use super::value::{Style, TypeCatalog};
@@ -151,7 +153,8 @@ fn route(columns: &[Column], is_full: bool, change: Change, events: &EventSettin
         Change::Delete => RowMessage::Delete(old),
     };
 
-    let mut router = Router::new("shop", EventWriter::new(Style::default()));
+    let outbox = OutboxWriter::new(Arc::default(), "shop.walgate_hub.dead-letter".into());
+    let mut router = Router::new("shop", EventWriter::new(Style::default()), outbox);
     router.install(7, Route::Events(Box::new(plan(columns, is_full, &Labels::default(), events))));
     let mut transactions = Transactions::default();
     transactions.begin(Lsn(100), Timestamp(0), 5).expect("none is open");

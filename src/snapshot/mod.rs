@@ -35,6 +35,7 @@ use crate::engine::metrics;
 use crate::error::{Error, Fault, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
+use crate::pipeline::pump::dead_letter_topic;
 use crate::pipeline::start::{MatchedTable, Started};
 use crate::pipeline::status::{CopyProgress, State};
 use crate::pipeline::{Pipeline, parking};
@@ -48,7 +49,7 @@ use crate::wal::slot;
 use crate::wal::sql::{quote_ident, quote_literal};
 use crate::wal::timestamp::{Timestamp, now};
 use table::{CopyPlan, CopyTable};
-use worker::{Chunk, Shared};
+use worker::{Chunk, Outbox, Shared};
 
 /// Rounds without progress before giving up: each one means that tables were rewritten under it.
 const ROUNDS_MAX: usize = 5;
@@ -180,7 +181,7 @@ impl Round {
                 ),
             }
         }
-        let shared = Arc::new(Shared::new(&tables, pipeline));
+        let shared = Arc::new(Shared::new(&tables, pipeline, started)?);
         let progress = match pending.iter().any(|matched| started.ranged.contains_key(&matched.table.oid)) {
             true => progress_of(started, started.ranged.len()),
             false => CopyProgress {
@@ -361,13 +362,17 @@ fn import(snapshot_name: &str) -> String {
 }
 
 impl Shared {
-    fn new(tables: &[Arc<CopyTable>], pipeline: &Pipeline) -> Self {
+    fn new(tables: &[Arc<CopyTable>], pipeline: &Pipeline, started: &Started) -> Result<Self> {
         let mut chunks: Vec<Chunk> = tables.iter().flat_map(CopyTable::chunks).collect();
         chunks.reverse();
         for table in tables {
             let count = chunks.iter().filter(|chunk| Arc::ptr_eq(&chunk.table, table)).count();
             table.chunks_left.store(count, Ordering::SeqCst);
         }
-        Shared::of(chunks, pipeline)
+        let outbox = Outbox {
+            labels: started.labels.clone(),
+            dead_letter_topic: dead_letter_topic(&pipeline.source_name, &pipeline.slot)?,
+        };
+        Ok(Shared::of(chunks, pipeline, outbox))
     }
 }

@@ -12,6 +12,7 @@ use crate::pipeline::start::{MatchedTable, Started, blocking, state_of};
 use crate::pipeline::{Pipeline, shape};
 use crate::route::batch::Batch;
 use crate::route::event::Stamp;
+use crate::route::outbox::OutboxPlan;
 use crate::route::plan::{Op, TablePlan};
 use crate::route::ranges::Ranges;
 use crate::route::row::RowOp;
@@ -73,15 +74,18 @@ pub struct CopyTable {
 pub enum CopyPlan {
     /// Events.
     Events(Box<TablePlan>),
+    /// Events as they stand.
+    Outbox(Box<OutboxPlan>),
     /// Rows of a replica, as COPY gave them.
     Rows(Box<RowPlan>),
 }
 
 impl CopyPlan {
-    fn selection(&self) -> &Selection {
+    fn selection(&self) -> Option<&Selection> {
         match self {
-            CopyPlan::Events(plan) => &plan.selection,
-            CopyPlan::Rows(plan) => &plan.selection,
+            CopyPlan::Events(plan) => Some(&plan.selection),
+            CopyPlan::Rows(plan) => Some(&plan.selection),
+            CopyPlan::Outbox(_) => None,
         }
     }
 }
@@ -126,8 +130,12 @@ impl CopyTable {
     }
 
     /// The parts to be copied, at least one, unless it has no file.
-    pub fn chunks(self: &Arc<Self>) -> impl Iterator<Item = Chunk> + use<'_> {
-        self.files.iter().flat_map(move |(name, pages)| {
+    pub fn chunks(self: &Arc<Self>) -> Vec<Chunk> {
+        if let CopyPlan::Outbox(plan) = &self.plan {
+            // Its order counts, so it is one.
+            return vec![Chunk { table: self.clone(), from: plan.from(self.table.is_partitioned) }];
+        }
+        let chunks = self.files.iter().flat_map(move |(name, pages)| {
             let parts = match &self.range {
                 Some(range) => range.conditions(self.files.len() == 1),
                 None => pages_of(*pages),
@@ -141,7 +149,8 @@ impl CopyTable {
                 };
                 Chunk { table: self.clone(), from: format!("FROM ONLY {name}{condition}") }
             })
-        })
+        });
+        chunks.collect()
     }
 }
 
@@ -215,6 +224,11 @@ pub async fn describe(
     let is_again = started.copied_before.contains(&oid) || started.states.contains_key(&oid);
     let (relation, rule) = (table.relation(), &matched.rule);
     let (plan, truncate_partitions) = match pipeline.replica {
+        None if rule.outbox.is_some() => {
+            let context = started.plan_context(pipeline);
+            let plan = OutboxPlan::compile(&context, &relation, rule, copied_at)?;
+            (CopyPlan::Outbox(Box::new(plan)), 0)
+        }
         None => {
             let context = started.plan_context(pipeline);
             let (key, facts) = (&table.primary_key, &matched.facts);
@@ -243,7 +257,9 @@ pub async fn describe(
         columns: columns.join(", "),
         row_filter: row_filter(matched),
         range,
-        search_path: plan.selection().filter.as_ref().map(|filter| filter.filter.search_path()),
+        search_path: plan
+            .selection()
+            .and_then(|selection| Some(selection.filter.as_ref()?.filter.search_path())),
         // Should this copy of a parked table fail, it is known how often it was tried.
         begun_state: TableState {
             parked: started.states.get(&oid).and_then(|state| state.parked.clone()),

@@ -14,8 +14,10 @@ use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::pipeline::Pipeline;
-use crate::route::batch::Batch;
+use crate::route::batch::{Batch, Labels};
 use crate::route::event::{Before, EventWriter, RowEvent};
+use crate::route::message::MessagePlace;
+use crate::route::outbox::{OutboxPlan, OutboxWriter};
 use crate::route::plan::{Op, TablePlan};
 use crate::route::value::Style;
 use crate::sink::replica::{Copier, Lane};
@@ -26,6 +28,9 @@ use crate::wal::url::ConnectUrl;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A batch goes to the sink at this many events.
 const BATCH_EVENTS_MAX: usize = 4096;
+
+/// Rows of an outbox go to the sink at this size, in bytes, if there are so many.
+const OUTBOX_BYTES_MAX: usize = 64 << 20;
 
 /// A range of a table's file.
 pub struct Chunk {
@@ -58,10 +63,19 @@ pub struct Shared {
     pipeline: Pipeline,
     /// Whether it is durable at the replica that the copies have begun: of events, each one says so itself.
     has_begun: watch::Sender<bool>,
+    outbox: Outbox,
+}
+
+/// What events of outbox rows take.
+pub struct Outbox {
+    /// Shared with the sink.
+    pub labels: Arc<Labels>,
+    /// Where dead letters go.
+    pub dead_letter_topic: String,
 }
 
 impl Shared {
-    pub(super) fn of(chunks: Vec<Chunk>, pipeline: &Pipeline) -> Self {
+    pub(super) fn of(chunks: Vec<Chunk>, pipeline: &Pipeline, outbox: Outbox) -> Self {
         Shared {
             chunks_total: chunks.len(),
             chunks: Mutex::new(chunks),
@@ -69,6 +83,7 @@ impl Shared {
             style: pipeline.events.style,
             pipeline: pipeline.clone(),
             has_begun: watch::Sender::new(false),
+            outbox,
         }
     }
 
@@ -139,6 +154,7 @@ pub async fn run(
         batches,
         batch: shared.empty_batch(),
         writer: EventWriter::new(shared.style),
+        outbox: OutboxWriter::new(shared.outbox.labels.clone(), shared.outbox.dead_letter_topic.clone()),
         row: CopyRow::default(),
     };
     while let Some(chunk) = shared.next_chunk() {
@@ -154,6 +170,7 @@ struct Worker<'s> {
     batches: &'s mpsc::Sender<Batch>,
     batch: Batch,
     writer: EventWriter,
+    outbox: OutboxWriter,
     row: CopyRow,
 }
 
@@ -170,9 +187,9 @@ impl Worker<'_> {
             connection.query(&set).await.map_err(|error| chunk.blamed(error))?;
         }
         match &table.plan {
-            CopyPlan::Events(plan) => {
+            CopyPlan::Events(_) | CopyPlan::Outbox(_) => {
                 let is_shared = table.chunks_left.load(Ordering::SeqCst) > 1;
-                let written = self.write_rows(connection, plan, chunk).await;
+                let written = self.write_rows(connection, chunk).await;
                 written.map_err(|error| chunk.blamed(error))?;
                 // Whoever finishes the table must know that the rows of all others are on their way.
                 if is_shared {
@@ -199,14 +216,9 @@ impl Worker<'_> {
         Ok(())
     }
 
-    async fn write_rows(
-        &mut self,
-        connection: &mut ReplicationConnection,
-        plan: &TablePlan,
-        chunk: &Chunk,
-    ) -> Result<()> {
+    async fn write_rows(&mut self, connection: &mut ReplicationConnection, chunk: &Chunk) -> Result<()> {
         let table = &chunk.table;
-        self.begin_table(table, plan).await?;
+        self.begin_table(table).await?;
         let columns = table.table.columns.len();
         let mut rows = connection.copy_out(&chunk.copy(table.columns(), "text")).await?;
         loop {
@@ -214,9 +226,13 @@ impl Worker<'_> {
                 CopyNext::Row(line) => {
                     let number = table.add_rows(1);
                     self.row.decode(line, columns)?;
-                    self.write(table, plan, number)?;
+                    match &table.plan {
+                        CopyPlan::Events(plan) => self.write(table, plan, number)?,
+                        CopyPlan::Outbox(plan) => self.write_outbox(table, plan, number),
+                        CopyPlan::Rows(_) => unreachable!("rows are relayed to their replica"),
+                    }
                     failpoint::hit("snapshot.in-table");
-                    if self.is_full() {
+                    if self.is_full_within(&table.plan) {
                         self.flush().await?;
                     }
                 }
@@ -241,15 +257,26 @@ impl Worker<'_> {
         self.writer.write_row(&mut self.batch, plan, &table.stamp, &event)
     }
 
+    fn write_outbox(&mut self, table: &CopyTable, plan: &OutboxPlan, number: u64) {
+        let place = MessagePlace { lsn: table.copied_at, number };
+        let is_dead = self.outbox.insert(&mut self.batch, (plan, &table.stamp), place, &self.row.cells());
+        if is_dead {
+            metrics::dead_letters(&self.shared.pipeline.slot, 1);
+        }
+    }
+
     /// "Begun" is stored before, or with, the first row: a crash after it makes a new generation.
-    async fn begin_table(&mut self, table: &CopyTable, plan: &TablePlan) -> Result<()> {
+    async fn begin_table(&mut self, table: &CopyTable) -> Result<()> {
         let mut begun = table.begun.lock().await;
         if *begun {
             return Ok(());
         }
-        for partition in 0..table.truncate_partitions {
-            let (stamp, lsn) = (&table.stamp, table.copied_at);
-            self.writer.write_truncate(&mut self.batch, plan, stamp, lsn, 0, partition)?;
+        // What was published of an outbox stays so.
+        if let CopyPlan::Events(plan) = &table.plan {
+            for partition in 0..table.truncate_partitions {
+                let (stamp, lsn) = (&table.stamp, table.copied_at);
+                self.writer.write_truncate(&mut self.batch, plan, stamp, lsn, 0, partition)?;
+            }
         }
         self.batch.tables.push(table.state(false));
         if table.chunks_left.load(Ordering::SeqCst) > 1 {
@@ -263,6 +290,15 @@ impl Worker<'_> {
     fn is_full(&self) -> bool {
         self.batch.bytes.len() >= BATCH_BYTES_MAX
             || self.batch.len() + self.batch.tables.len() >= BATCH_EVENTS_MAX
+    }
+
+    /// The same in the middle of a table: an outbox goes out with its "done" in one transaction of the hub, as far as
+    /// memory allows, since its events cannot be taken back by a new generation.
+    fn is_full_within(&self, plan: &CopyPlan) -> bool {
+        match plan {
+            CopyPlan::Outbox(_) => self.batch.bytes.len() >= OUTBOX_BYTES_MAX,
+            CopyPlan::Events(_) | CopyPlan::Rows(_) => self.is_full(),
+        }
     }
 
     async fn flush(&mut self) -> Result<()> {

@@ -543,7 +543,7 @@ fn migrate_makes_walgates_own_objects_once() {
     );
     let json = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).expect("it is JSON");
     let first = walgate.command(&["migrate", "--json"]);
-    assert_eq!(json(&first)["applied"], serde_json::json!(["V1__emit"]), "{}", err(&first));
+    assert_eq!(json(&first)["applied"], serde_json::json!(["V1__emit", "V2__emit_path"]), "{}", err(&first));
     assert_eq!(json(&walgate.command(&["migrate", "--json"]))["applied"], serde_json::json!([]));
     // What is printed may be run over it, and instead of it.
     source.exec(&out(&printed));
@@ -559,8 +559,4 @@ fn migrate_makes_walgates_own_objects_once() {
     assert_eq!(message.aggregate_id(), Some("42"));
     assert!(message.raw.contains("19.90"), "{}", message.raw);
     assert!(source.session().try_exec("SELECT walgate.emit(NULL, '1', 'x', '{}')").is_err());
-
-    let output = walgate.command(&["migrate", "--outbox"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(err(&output).contains("belongs to a later version"), "{}", err(&output));
 }

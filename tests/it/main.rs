@@ -15,6 +15,7 @@ mod transactions;
 mod naming;
 mod messages;
 mod formats;
+mod outbox;
 mod copy;
 mod values;
 mod crash;

@@ -8,6 +8,7 @@
 
 mod filters;
 mod hub;
+mod outbox;
 mod publication;
 mod replica;
 pub mod report;

@@ -129,6 +129,20 @@ async fn existing(pipeline: &Pipeline, view: &SourceView, name: &str, report: &R
             ),
         );
     }
+    let outboxes = || view.tables.iter().filter(|one| one.rule.outbox.is_some());
+    if left_out.contains(&"insert") && outboxes().next().is_some() {
+        let names: Vec<String> = outboxes().map(|one| rule_name(&one.table)).collect();
+        let message = format!(
+            "publication {name} does not publish insert, which is all that an outbox table is: {}",
+            names.join(", ")
+        );
+        let remedy = format!(
+            "ALTER PUBLICATION {} SET (publish = {});",
+            quote_ident(name),
+            quote_literal(&operations.join(", "))
+        );
+        report.add_about(Severity::Fault, KEY, &names, message, remedy);
+    }
     for missing in
         tables::published_otherwise(pipeline, &view.client, &all_taken(pipeline, view).await?).await?
     {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::filters;
+use super::outbox;
 use super::report::{Report, Severity};
 use super::rules;
 use super::source::SourceView;
@@ -95,7 +96,7 @@ pub async fn examine(pipeline: &Pipeline, view: &mut SourceView, report: &Report
     view.toasted = toasted(&view.client, &taken, &oids, report).await?;
     rights(pipeline, view, &oids, report).await?;
     view.tables = taken;
-    Ok(())
+    outbox::all(view, report).await
 }
 
 fn published_whole(table: &SourceTable) -> crate::wal::publication::PublishedTable {
@@ -150,14 +151,17 @@ async fn generated_and_topics(
     for row in view.client.query(GENERATED, &[&oids]).await.map_err(classify)? {
         generated.entry(row.get(0)).or_default().push(row.get(1));
     }
+    let types = catalog::types(&view.client).await?;
     let mut fitting: Vec<MatchedTable> = taken
         .iter()
-        .filter(|matched| {
-            rules::examine(matched, generated.get(&matched.table.oid).map_or(&[], Vec::as_slice), report)
+        .filter(|matched| match &matched.rule.outbox {
+            Some(rule) => outbox::examine(matched, rule, &types, report),
+            None => {
+                rules::examine(matched, generated.get(&matched.table.oid).map_or(&[], Vec::as_slice), report)
+            }
         })
         .cloned()
         .collect();
-    let types = catalog::types(&view.client).await?;
     let enums = filters::examine(pipeline, view, &types, &mut fitting, report).await?;
     fitting.retain(|matched| !is_reported(report, &rule_name(&matched.table)));
     if pipeline.replica.is_some() {
@@ -228,7 +232,7 @@ async fn toasted(client: &Client, taken: &[MatchedTable], oids: &[u32], report: 
     let found: Vec<&MatchedTable> = taken
         .iter()
         .filter(|one| toastable.contains(&one.table.oid) && one.table.identity != ReplicaIdentity::Full)
-        .filter(|one| one.table.has_usable_identity())
+        .filter(|one| one.table.has_usable_identity() && one.rule.outbox.is_none())
         .collect();
     if !found.is_empty() {
         report.add_about(

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::cadence::{self, Cadence, Moment};
+use super::cleanup::Cleanup;
 use super::filters::Asker;
 use super::guard::{self, FirstTransaction};
 use super::indexes::Indexes;
@@ -106,6 +107,7 @@ struct Stream<'p> {
     tables_at: Instant,
     asker: Asker,
     indexes: Indexes,
+    cleanup: Cleanup,
 }
 
 impl<'p> Stream<'p> {
@@ -147,6 +149,7 @@ impl<'p> Stream<'p> {
         let now = Instant::now();
         Ok(Stream {
             indexes: Indexes::new(pipeline, &started),
+            cleanup: Cleanup::begin(pipeline, &started),
             pump: Pump::new(&settings, started.labels.clone(), &started.checkpoint, first, caught_up)?,
             pipeline,
             started,
@@ -208,6 +211,7 @@ impl<'p> Stream<'p> {
             if range_due_at.is_none()
                 && self.pump.is_caught_up(self.started.ledger.confirmed_lsn())
                 && self.indexes.are_done()
+                && self.cleanup.is_done(self.pump.target_lsn())
             {
                 return Ok(Ended::CaughtUp);
             }
@@ -346,6 +350,7 @@ impl<'p> Stream<'p> {
                 self.pipeline.status.update(|status| status.confirmed_lsn = confirmed);
                 let Started { labels, targets, .. } = &self.started;
                 self.pump.count_delivered(labels, targets, &self.pipeline.status);
+                self.cleanup.tell(confirmed, self.pump.outbox_rows());
                 if self.cadence.settled(&self.pump, &self.started.ledger) {
                     self.send_status(false).await?;
                 }

@@ -16,6 +16,7 @@ use crate::pipeline::tables::{self, MatchedTable, rule_of, rule_of_relation, tak
 use crate::pipeline::{parking, pushdown, shape};
 use crate::route::Route;
 use crate::route::filter::TableFacts;
+use crate::route::outbox::OutboxPlan;
 use crate::route::plan::{Op, TablePlan};
 use crate::route::row_plan::RowPlan;
 use crate::sink::checkpoint::TableState;
@@ -78,6 +79,10 @@ impl Stream<'_> {
         let primary_key = known.map_or(known_key, |table| table.primary_key);
         let started = &self.started;
         let route = match &pipeline.replica {
+            None if rule.outbox.is_some() => {
+                let context = started.plan_context(pipeline);
+                Route::Outbox(Box::new(OutboxPlan::compile(&context, &relation, rule, copied_at)?))
+            }
             None => {
                 let context = started.plan_context(pipeline);
                 let plan = TablePlan::compile(&context, &relation, rule, &primary_key, &facts, copied_at)?;

@@ -124,7 +124,7 @@ impl EventWriter {
         let value = Some(start..out.len());
         let traceparent = stamp.append_traceparent(out);
         let label = plan.op(event.op).label;
-        batch.events.push(Event { label, partition: None, id, key: Some(key), value, moved, traceparent });
+        batch.events.push(Event { key: Some(key), value, moved, traceparent, ..Event::new(label, id) });
         Ok(has_aggregate)
     }
 }

@@ -269,7 +269,7 @@ impl EventWriter {
         // Without a key librdkafka would deal the rows out, and their order would be lost.
         let partition = (!has_key).then_some(0);
         let label = plan.op(event.op).label;
-        batch.events.push(Event { label, partition, id, key, value, moved, traceparent });
+        batch.events.push(Event { partition, key, value, moved, traceparent, ..Event::new(label, id) });
         Ok(has_key)
     }
 }

@@ -39,6 +39,22 @@ pub(super) fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), ValueError> {
     Ok(())
 }
 
+/// Appends the bytes themselves.
+pub(super) fn decode(out: &mut Vec<u8>, text: &[u8]) -> Result<(), ValueError> {
+    let malformed = ValueError::new("bytea", "is not in the hex format");
+    let (pairs, []) = text.strip_prefix(b"\\x").ok_or(malformed)?.as_chunks::<2>() else {
+        return Err(malformed);
+    };
+    for [high, low] in pairs {
+        let (high, low) = (NIBBLES[usize::from(*high)], NIBBLES[usize::from(*low)]);
+        if high | low > 0xF {
+            return Err(malformed);
+        }
+        out.push(high << 4 | low);
+    }
+    Ok(())
+}
+
 /// The value of each hexadecimal digit, of either case; 0xFF for everything else.
 static NIBBLES: [u8; 256] = {
     let mut table = [0xFF; 256];

@@ -97,6 +97,14 @@ pub fn write_value(out: &mut Vec<u8>, kind: &Kind, text: &[u8], style: &Style) -
     written
 }
 
+/// Appends the bytes of a bytea, whose text is `\x00ff`.
+///
+/// # Errors
+/// When it is not in that form; the buffer may hold some of them.
+pub fn write_bytes(out: &mut Vec<u8>, text: &[u8]) -> Result<(), ValueError> {
+    bytea::decode(out, text)
+}
+
 /// Appends the JSON of a value whose text is known to be UTF-8. May leave a torn value on an error.
 fn write_utf8(out: &mut Vec<u8>, kind: &Kind, text: &[u8], style: &Style) -> Result<(), ValueError> {
     match kind {

@@ -14,7 +14,7 @@ use super::deliveries::{Deliveries, NOT_COUNTED};
 use super::{classify, too_large};
 use crate::config::Format;
 use crate::error::{Error, Result};
-use crate::route::batch::{Batch, Event, Label, Labels, Moved};
+use crate::route::batch::{Batch, Event, Label, Labels, Moved, headers_of};
 use crate::sink::hub::HubTopics;
 use crate::sink::{SinkLimits, Stop, label};
 
@@ -167,7 +167,9 @@ fn send(
         bytes += key.len();
         record = record.key(batch.part(key));
     }
-    if let Some(value) = &event.value {
+    if let Some(value) = &event.value
+        && !event.is_tombstone
+    {
         bytes += value.len();
         record = record.payload(batch.part(value));
     }
@@ -191,7 +193,7 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
         .insert(header("type", label.event_type.as_bytes()))
         .insert(header("aggregate-type", label.aggregate_type.as_bytes()))
         .insert(header("op", label.op.as_bytes()));
-    if event.value.is_some() {
+    if event.value.is_some() && !event.is_tombstone {
         headers = headers.insert(header("content-type", label.format.content_type().as_bytes()));
     }
     let (from, to) = match label.format {
@@ -205,6 +207,9 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
     }
     if let Some(range) = &event.traceparent {
         headers = headers.insert(header("traceparent", batch.part(range)));
+    }
+    for (name, value) in headers_of(batch.part(&event.headers)) {
+        headers = headers.insert(header(name, value));
     }
     headers
 }
