@@ -6,6 +6,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
@@ -19,7 +20,7 @@ use walgate::sink::checkpoint::{
     Checkpoint, Identity, Parked, Phase, Shape, ShapeColumn, Stored, TableState,
 };
 use walgate::sink::replica::{Copier, ReplicaSession, ReplicaSettings, ReplicaSink, forget, peek};
-use walgate::sink::{Durable, Sink, SinkLimits, Stop};
+use walgate::sink::{Durable, Inbox, Received, Sink, SinkLimits, Stop};
 use walgate::wal::timestamp::Timestamp;
 use walgate::wal::url::ConnectUrl;
 
@@ -196,6 +197,7 @@ impl Pair {
         let limits = SinkLimits::of(256 << 20);
         let copier = session.copier(targets.clone());
         let sink = session.into_sink(checkpoint, targets.clone(), limits, stop);
+        let (sender, batches) = tokio::sync::mpsc::channel(1);
         Run {
             sink,
             copier,
@@ -206,6 +208,10 @@ impl Pair {
             sequence: 0,
             receipts: Vec::new(),
             batch: Batch::default(),
+            inbox: Inbox::new(batches),
+            sender,
+            looks_ahead: false,
+            held: None,
         }
     }
 }
@@ -278,6 +284,11 @@ struct Run {
     sequence: u64,
     receipts: Vec<Durable>,
     batch: Batch,
+    inbox: Inbox,
+    sender: tokio::sync::mpsc::Sender<Batch>,
+    /// Batches are given to the sink when the next one waits already.
+    looks_ahead: bool,
+    held: Option<Batch>,
 }
 
 impl Run {
@@ -426,15 +437,33 @@ impl Run {
             // Rows of a copy belong to no transaction.
             self.batch.rows.whole = Some((self.batch.rows.changes.len(), self.batch.progress));
         }
-        self.batch.more_is_coming = more_is_coming;
-        let result = self.sink.accept(&self.batch);
-        self.batch.clear(8 << 20);
-        self.batch.progress = Progress::default();
-        result?;
+        self.batch.more_is_coming = more_is_coming || self.looks_ahead;
+        let batch = std::mem::take(&mut self.batch);
+        if !self.looks_ahead {
+            return self.give(&batch);
+        }
+        let Some(before) = self.held.take() else {
+            self.held = Some(batch);
+            return Ok(());
+        };
+        self.sender.try_send(batch).expect("there is room for one");
+        let result = self.give(&before);
+        let Received::Batch(next) = self.inbox.receive(Some(Duration::ZERO)) else {
+            panic!("it was not taken")
+        };
+        self.held = Some(next);
+        result
+    }
+
+    fn give(&mut self, batch: &Batch) -> walgate::error::Result<()> {
+        self.sink.accept(batch, &mut self.inbox)?;
         self.sink.settle(false, &mut self.receipts)
     }
 
     fn idle(&mut self) -> walgate::error::Result<()> {
+        if let Some(held) = self.held.take() {
+            self.give(&held)?;
+        }
         self.sink.settle(true, &mut self.receipts)
     }
 
@@ -1646,6 +1675,7 @@ fn sets_and_rows_and_the_model_agree() {
     let (mut targets, mut keyless) = targets_of(&run);
     let mut forms = std::collections::BTreeMap::new();
     for round in 0..60 {
+        run.looks_ahead = model.random.random_bool(0.5);
         for _ in 0..model.random.random_range(1..6) {
             run.begin();
             for _ in 0..model.random.random_range(1..60) {

@@ -46,10 +46,9 @@ impl Cadence {
     /// Whether the batch should go to the sink as soon as it can take it.
     pub fn is_cut_due(&self, pump: &Pump, ledger: &Ledger, moment: Moment) -> bool {
         if pump.has_events() {
-            return moment.is_full
-                || !moment.has_backlog
-                || pump.batch_bytes() >= BACKLOG_BATCH_BYTES
-                || moment.since_checkpoint >= BACKLOG_BATCH_TIME;
+            let is_enough =
+                pump.batch_bytes() >= BACKLOG_BATCH_BYTES || moment.since_checkpoint >= BACKLOG_BATCH_TIME;
+            return moment.is_full || !moment.has_backlog || (is_enough && !pump.is_cut_badly());
         }
         if pump.owes_end() {
             return true;

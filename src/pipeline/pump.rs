@@ -226,7 +226,7 @@ impl Pump {
     /// Definite: a malformed frame, a broken order, a value that its type cannot have.
     pub fn pump(&mut self, source: &mut impl WalSource) -> Result<Pumped> {
         loop {
-            if self.batch.bytes.len() >= BATCH_BYTES_MAX || self.batch.len() >= self.batch_events_max {
+            if self.is_full() {
                 return Ok(Pumped::Full);
             }
             let Some(frame) = source.next_frame()? else { return Ok(Pumped::Dry) };
@@ -512,6 +512,20 @@ impl Pump {
         let oldest = in_flight.or(self.oldest_change)?;
         let since_1970 = u64::try_from(oldest.unix_micros()).map(Duration::from_micros).unwrap_or_default();
         Some(SystemTime::UNIX_EPOCH + since_1970)
+    }
+
+    /// Whether the batch takes nothing more. Rows are best cut where a transaction ends, so a little earlier there.
+    fn is_full(&self) -> bool {
+        let is_at_end = !self.batch.rows.changes.is_empty() && !self.transactions.is_open();
+        let part = |max: usize| if is_at_end { max - max / 8 } else { max };
+        self.batch.bytes.len() >= part(BATCH_BYTES_MAX) || self.batch.len() >= part(self.batch_events_max)
+    }
+
+    /// Whether the batch has rows of whole transactions and the beginning of another: cut here, that would be a
+    /// transaction of its own on the replica, with a few rows.
+    pub fn is_cut_badly(&self) -> bool {
+        let whole = self.batch.rows.whole.map_or(0, |(changes, _)| changes);
+        whole > 0 && self.transactions.is_open()
     }
 
     /// Whether the batch has something to deliver.

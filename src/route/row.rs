@@ -185,6 +185,11 @@ impl Rows {
         self.changes.push(RowChange { target, op, position, is_certain: true, new: 0..0, old: 0..0 });
     }
 
+    /// Some of the changes.
+    pub fn part(&self, part: &Range<usize>) -> &[RowChange] {
+        self.changes.get(part.clone()).expect("a part of the batch's changes")
+    }
+
     /// Empties it for reuse.
     pub fn clear(&mut self) {
         self.changes.clear();

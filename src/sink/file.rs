@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Stored, TableState};
-use super::{Durable, Sink, label};
+use super::{Durable, Inbox, Sink, label};
 use crate::error::{Error, Result};
 use crate::route::batch::{Batch, Label, Labels};
 
@@ -378,7 +378,7 @@ impl Topic {
 }
 
 impl Sink for FileSink {
-    fn accept(&mut self, batch: &Batch) -> Result<()> {
+    fn accept(&mut self, batch: &Batch, _: &mut Inbox) -> Result<()> {
         for event in &batch.events {
             let label = label(&mut self.known, &self.labels, event.label.index());
             if !self.topics.contains_key(&label.topic) {

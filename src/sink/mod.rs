@@ -54,11 +54,12 @@ impl Durable {
 
 /// A destination of batches.
 pub trait Sink: Send + 'static {
-    /// Takes a batch, in order; on return its buffer is free again, its events need not be durable.
+    /// Takes a batch, in order; on return its buffer is free again, its events need not be durable. While it waits, it
+    /// may look at the one that comes next.
     ///
     /// # Errors
     /// Any error ends the sink; the pipeline starts again from the stored checkpoint.
-    fn accept(&mut self, batch: &Batch) -> Result<()>;
+    fn accept(&mut self, batch: &Batch, inbox: &mut Inbox) -> Result<()>;
 
     /// Makes what was accepted durable, or comes nearer to it; appends the receipts that this gave.
     /// `idle`: no batch came within [`Sink::patience`].
@@ -163,17 +164,18 @@ impl Drop for Worker {
 
 fn serve(
     mut sink: impl Sink,
-    mut batches: mpsc::Receiver<Batch>,
+    batches: mpsc::Receiver<Batch>,
     outcomes: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<()> {
+    let mut inbox = Inbox::new(batches);
     let mut receipts = Vec::new();
     loop {
         let patience = sink.patience();
-        let received = receive(&mut batches, patience);
+        let received = inbox.receive(patience);
         let idle = !matches!(received, Received::Batch(_));
         match received {
             Received::Batch(mut batch) => {
-                sink.accept(&batch)?;
+                sink.accept(&batch, &mut inbox)?;
                 batch.clear(BATCH_BYTES_KEPT_MAX);
                 let _ = outcomes.send(Outcome::Returned(batch));
             }
@@ -189,7 +191,18 @@ fn serve(
     }
 }
 
-enum Received {
+/// The batches that come to a sink.
+#[derive(Debug)]
+pub struct Inbox {
+    batches: mpsc::Receiver<Batch>,
+    /// One that was looked at.
+    next: Option<Batch>,
+}
+
+/// What has come to a sink.
+#[derive(Debug)]
+pub enum Received {
+    /// The next batch.
     Batch(Batch),
     /// None came in time.
     Nothing,
@@ -197,23 +210,41 @@ enum Received {
     Closed,
 }
 
-/// Waits for a batch on this thread, without a runtime: its timers would be another thread's.
-fn receive(batches: &mut mpsc::Receiver<Batch>, patience: Option<Duration>) -> Received {
-    let Some(patience) = patience else {
-        return batches.blocking_recv().map_or(Received::Closed, Received::Batch);
-    };
-    let deadline = Instant::now() + patience;
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match batches.poll_recv(&mut context) {
-            Poll::Ready(Some(batch)) => return Received::Batch(batch),
-            Poll::Ready(None) => return Received::Closed,
-            Poll::Pending => {}
+impl Inbox {
+    /// Of what comes through this channel.
+    pub fn new(batches: mpsc::Receiver<Batch>) -> Self {
+        Inbox { batches, next: None }
+    }
+
+    /// Waits for the next batch and leaves it here; `None`: none comes any more. May be dropped while it waits.
+    pub async fn peek(&mut self) -> Option<&Batch> {
+        if self.next.is_none() {
+            self.next = self.batches.recv().await;
         }
-        match deadline.checked_duration_since(Instant::now()) {
-            Some(left) if !left.is_zero() => std::thread::park_timeout(left),
-            _ => return Received::Nothing,
+        self.next.as_ref()
+    }
+
+    /// Waits for a batch on this thread, without a runtime: its timers would be another thread's.
+    pub fn receive(&mut self, patience: Option<Duration>) -> Received {
+        if let Some(batch) = self.next.take() {
+            return Received::Batch(batch);
+        }
+        let Some(patience) = patience else {
+            return self.batches.blocking_recv().map_or(Received::Closed, Received::Batch);
+        };
+        let deadline = Instant::now() + patience;
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match self.batches.poll_recv(&mut context) {
+                Poll::Ready(Some(batch)) => return Received::Batch(batch),
+                Poll::Ready(None) => return Received::Closed,
+                Poll::Pending => {}
+            }
+            match deadline.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+                _ => return Received::Nothing,
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::config::KafkaHub;
 use crate::error::{Error, Result};
 use crate::route::batch::{Batch, Progress};
 use crate::sink::checkpoint::{Checkpoint, TableState};
-use crate::sink::{Durable, Sink};
+use crate::sink::{Durable, Inbox, Sink};
 
 /// Between two checkpoints under load.
 const CHECKPOINT_TIME: Duration = Duration::from_millis(250);
@@ -101,7 +101,7 @@ impl AtLeastOnce {
 }
 
 impl Sink for AtLeastOnce {
-    fn accept(&mut self, batch: &Batch) -> Result<()> {
+    fn accept(&mut self, batch: &Batch, _: &mut Inbox) -> Result<()> {
         self.waiting.push_back(Waiting {
             sequence: batch.sequence,
             progress: batch.progress,

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::route::batch::Batch;
 use crate::sink::checkpoint::{Checkpoint, TableState};
-use crate::sink::{Durable, Sink};
+use crate::sink::{Durable, Inbox, Sink};
 
 /// A transaction is committed when it holds this much, in bytes: keeps memory and the consumers'
 /// delay bounded.
@@ -51,7 +51,7 @@ impl ExactlyOnce {
 }
 
 impl Sink for ExactlyOnce {
-    fn accept(&mut self, batch: &Batch) -> Result<()> {
+    fn accept(&mut self, batch: &Batch, _: &mut Inbox) -> Result<()> {
         let open = match &mut self.open {
             Some(open) => open,
             none => {

@@ -1,27 +1,31 @@
-//! From a part of a batch to statements: sets where order does not matter, rows where it does.
+//! From a part of a batch to rows.
 //!
 //! Comes in: changes in the order of the source, inside of an open transaction. Goes out: rows. Always holds: after it,
-//! the replica's tables are as if each change had been applied in its turn. Three paces, under a savepoint: sets; if they
+//! the replica's tables are as if each change had been applied in its turn. The next batch is planned (`plan.rs`) while the
+//! server is at this one, or it would rest for a tenth of the time. Three paces, under a savepoint: sets; if they
 //! meet what was not expected (a unique or exclusion violation, a value that a column refuses, a row that is missing), the
 //! part is rolled back and applied row by row in order, without waiting for each answer; and if that does as well,
 //! carefully, where every answer decides what comes next, and a culprit has a name.
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use tokio_postgres::Statement;
 
 use super::ReplicaSettings;
 use super::conflict::Conflicts;
 use super::fetch::Source;
-use super::fold::{Entry, Fold};
 use super::params::Cells;
+use super::plan::{Plan, Step, is_barrier, parts};
 use super::statements::{Kind, Mask, Of};
 use super::table::Table;
 use crate::error::{Error, Fault, Result};
 use crate::route::batch::Batch;
-use crate::route::row::{Cell, RowChange, RowOp, Target, Targets};
+use crate::route::row::{RowChange, RowOp, Target, Targets};
+use crate::sink::Inbox;
 use crate::wal::client::{Client, classify};
 use crate::wal::sql::quote_qualified;
 use crate::wal::sqlstate::sqlstate_of;
@@ -109,12 +113,6 @@ enum Pace {
     Careful,
 }
 
-/// What is done next.
-enum Step<'a> {
-    Set(usize, Vec<Entry>),
-    Row(&'a RowChange),
-}
-
 /// See the module.
 pub(super) struct Applier {
     targets: Arc<Targets>,
@@ -124,8 +122,8 @@ pub(super) struct Applier {
     has_replica_role: bool,
     /// The open transaction has the savepoint of its last part.
     has_savepoint: bool,
-    /// What is applied now is of one transaction of the source.
-    pub(super) is_one_transaction: bool,
+    /// Plans of the batch that comes next.
+    drafts: Vec<Draft>,
     pub(super) source: Source,
     pub(super) conflicts: Conflicts,
     pub(super) replica: String,
@@ -140,7 +138,7 @@ impl Applier {
             statements: HashMap::new(),
             has_replica_role,
             has_savepoint: false,
-            is_one_transaction: false,
+            drafts: Vec::new(),
             source: Source::new(settings.source_url.clone(), settings.application_name.clone()),
             conflicts: Conflicts::new(settings.pipeline.clone(), settings.on_conflict),
             replica: settings.name.clone(),
@@ -153,15 +151,13 @@ impl Applier {
         &mut self,
         client: &Client,
         batch: &Batch,
-        range: Range<usize>,
+        part: Range<usize>,
         begins: bool,
+        inbox: &mut Inbox,
     ) -> Result<()> {
-        let changes = batch.rows.changes.get(range).expect("a part of the batch's changes");
-        let transaction = |change: Option<&RowChange>| change.map(|change| change.position.commit_lsn);
-        self.is_one_transaction = transaction(changes.first()) == transaction(changes.last());
-        match self.apply_known(client, batch, changes, begins).await {
+        match self.apply_known(client, batch, &part, begins, inbox).await {
             Err(error) if sqlstate_of(&error).is_some_and(is_about_definitions) => {
-                Err(self.judge(client, changes, error).await)
+                Err(self.judge(client, batch.rows.part(&part), error).await)
             }
             done => done,
         }
@@ -192,11 +188,12 @@ impl Applier {
         &mut self,
         client: &Client,
         batch: &Batch,
-        changes: &[RowChange],
+        part: &Range<usize>,
         begins: bool,
+        inbox: &mut Inbox,
     ) -> Result<()> {
+        let changes = batch.rows.part(part);
         let tables = self.know(client, changes).await?;
-        let mut cells = Cells::new(&batch.bytes, &batch.rows.cells);
         let is_plain = changes.len() == 1 || changes.iter().all(is_barrier);
         let begin = if begins { BEGIN } else { "" };
         self.has_savepoint &= !begins;
@@ -204,30 +201,44 @@ impl Applier {
             if begins {
                 client.batch_execute(begin).await.map_err(classify)?;
             }
-            let steps = changes.iter().map(Step::Row).collect();
-            self.take(client, batch, &mut cells, steps, Pace::Careful).await.map_err(Trouble::into_error)?;
+            let plan = Plan::of_rows(part);
+            self.take(client, batch, part, plan, Pace::Careful).await.map_err(Trouble::into_error)?;
             return self.conflicts.write(client).await;
         }
+        let draft = self.drafts.iter().position(|draft| draft.is_of(batch, part));
+        let plan = match draft {
+            Some(at) => self.drafts.swap_remove(at).plan,
+            None => Plan::of(&tables, batch, part),
+        };
         // The last part's savepoint goes now: alone, that would be a round trip more.
         let release = if self.has_savepoint { "RELEASE SAVEPOINT walgate; " } else { "" };
         let savepoint = format!("{begin}{release}SAVEPOINT walgate");
-        client.batch_execute(&savepoint).await.map_err(classify)?;
         self.has_savepoint = true;
-        for pace in [Pace::Sets, Pace::Ahead, Pace::Careful] {
-            let steps = match pace {
-                Pace::Sets => plan(&tables, &mut cells, changes),
-                Pace::Ahead | Pace::Careful => changes.iter().map(Step::Row).collect(),
-            };
-            match self.take(client, batch, &mut cells, steps, pace).await {
-                Ok(()) => break,
-                Err(Trouble::Again(error)) if pace != Pace::Careful => {
-                    tracing::debug!(replica = self.replica, ?pace, "rolled back: {}", error.chain());
-                    client.batch_execute("ROLLBACK TO SAVEPOINT walgate").await.map_err(classify)?;
-                    self.conflicts.roll_back();
-                }
-                Err(trouble) => return Err(trouble.into_error()),
-            }
+        let mut drafts = Vec::new();
+        let (opened, taken) = {
+            let opening = client.batch_execute(&savepoint);
+            let taking = self.take(client, batch, part, plan, Pace::Sets);
+            // What comes next is planned while the server works.
+            let drafting = draft_next(&tables, batch, inbox, &mut drafts);
+            beside(join(opening, taking), drafting).await
+        };
+        opened.map_err(classify)?;
+        if !drafts.is_empty() {
+            self.drafts = drafts;
         }
+        let mut taken = taken;
+        for pace in [Pace::Ahead, Pace::Careful] {
+            let error = match taken {
+                Ok(()) => break,
+                Err(Trouble::Again(error)) => error,
+                Err(trouble) => return Err(trouble.into_error()),
+            };
+            tracing::debug!(replica = self.replica, "rolled back, next is {pace:?}: {}", error.chain());
+            client.batch_execute("ROLLBACK TO SAVEPOINT walgate").await.map_err(classify)?;
+            self.conflicts.roll_back();
+            taken = self.take(client, batch, part, Plan::of_rows(part), pace).await;
+        }
+        taken.map_err(Trouble::into_error)?;
         self.conflicts.write(client).await
     }
 
@@ -277,19 +288,21 @@ impl Applier {
         &mut self,
         client: &Client,
         batch: &Batch,
-        cells: &mut Cells<'_>,
-        steps: Vec<Step<'_>>,
+        part: &Range<usize>,
+        plan: Plan,
         pace: Pace,
     ) -> Result<(), Trouble> {
-        let mut steps = steps.into_iter().peekable();
+        let changes = batch.rows.part(part);
+        let cells = &mut Cells::with(&batch.bytes, &batch.rows.cells, plan.added);
+        let mut steps = plan.steps.into_iter().peekable();
         while let Some(step) = steps.next() {
             let change = match step {
-                Step::Set(index, entries) => {
-                    let set = self.set(client, cells, index, entries).await;
+                Step::Set(index, set) => {
+                    let set = self.set(client, cells, index, set).await;
                     set.map_err(|trouble| trouble.of(&self.table(index)))?;
                     continue;
                 }
-                Step::Row(change) => change,
+                Step::Row(at) => change_at(changes, at),
             };
             match &change.op {
                 RowOp::Truncate { targets, restart_identity } => {
@@ -317,10 +330,11 @@ impl Applier {
                 RowOp::Insert | RowOp::Update | RowOp::Upsert | RowOp::Delete | RowOp::Decide(_) => {
                     let mut run = vec![change];
                     while run.len() < AHEAD_ROWS_MAX
-                        && let Some(Step::Row(next)) =
-                            steps.next_if(|step| matches!(step, Step::Row(next) if !is_barrier(next)))
+                        && let Some(Step::Row(next)) = steps.next_if(
+                            |step| matches!(step, Step::Row(next) if !is_barrier(change_at(changes, *next))),
+                        )
                     {
-                        run.push(next);
+                        run.push(change_at(changes, next));
                     }
                     self.rows_ahead(client, cells, &run).await?;
                 }
@@ -430,88 +444,70 @@ pub(super) fn refused_clear(table: &Table, replica: &str, error: tokio_postgres:
     .with_hint(hint)
 }
 
-/// What concerns more than one row.
-fn is_barrier(change: &RowChange) -> bool {
-    matches!(change.op, RowOp::Truncate { .. } | RowOp::Clear | RowOp::ClearRange { .. })
+fn change_at(changes: &[RowChange], at: usize) -> &RowChange {
+    changes.get(at).expect("a plan is of its own part")
 }
 
-/// The order in which changes are applied: those of a table that folds gather, until one comes that cannot, or one by
-/// another definition of the same table.
-fn plan<'a>(
-    tables: &'a [Option<Arc<Table>>],
-    cells: &mut Cells<'a>,
-    changes: &'a [RowChange],
-) -> Vec<Step<'a>> {
-    let mut steps = Vec::new();
-    let mut folds: Vec<Option<Fold<'a>>> = tables.iter().map(|_| None).collect();
-    // By which definition a table of the replica was changed last.
-    let mut definitions: HashMap<&str, usize> = HashMap::new();
-    let mut last = None;
-    for change in changes {
-        let index = change.target.index();
-        let table = tables.get(index).and_then(Option::as_ref).expect("looked up before");
-        let is_barrier = is_barrier(change);
-        if is_barrier {
-            close_all(&mut folds, &mut steps);
-        }
-        if last.replace(index) != Some(index)
-            && let Some(other) = definitions.insert(&table.name, index)
-            && other != index
-            && let Some(fold) = folds.get_mut(other)
-        {
-            close(other, fold, &mut steps);
-        }
-        let place = folds.get_mut(index).expect("as many as tables");
-        if is_barrier || table.is_ordered || !folds_alone(table, cells, change) {
-            close(index, place, &mut steps);
-            steps.push(Step::Row(change));
-            continue;
-        }
-        let fold = place.get_or_insert_with(|| Fold::new(&table.target.key, table.width()));
-        if fold.add(cells, change).is_err() {
-            close(index, place, &mut steps);
-            let mut fold = Fold::new(&table.target.key, table.width());
-            fold.add(cells, change).expect("the first of its key folds");
-            *place = Some(fold);
+/// A plan that was made before its turn.
+struct Draft {
+    /// The batch's.
+    sequence: u64,
+    part: Range<usize>,
+    plan: Plan,
+}
+
+impl Draft {
+    fn is_of(&self, batch: &Batch, part: &Range<usize>) -> bool {
+        self.sequence == batch.sequence && self.part == *part
+    }
+}
+
+/// Plans the batch that follows `batch`, if it is there already and all its tables are known.
+async fn draft_next(
+    tables: &[Option<Arc<Table>>],
+    batch: &Batch,
+    inbox: &mut Inbox,
+    drafts: &mut Vec<Draft>,
+) {
+    if !batch.more_is_coming {
+        return;
+    }
+    // What this batch begins with is sent first.
+    tokio::task::yield_now().await;
+    let Some(next) = inbox.peek().await else { return };
+    let is_known = |change: &RowChange| tables.get(change.target.index()).is_some_and(Option::is_some);
+    if !next.rows.changes.iter().all(is_known) {
+        return;
+    }
+    for part in parts(next) {
+        if part.len() > 1 {
+            let plan = Plan::of(tables, next, &part);
+            drafts.push(Draft { sequence: next.sequence, part, plan });
         }
     }
-    close_all(&mut folds, &mut steps);
-    steps
-}
-
-fn close_all<'a>(folds: &mut [Option<Fold<'a>>], steps: &mut Vec<Step<'a>>) {
-    for (index, fold) in folds.iter_mut().enumerate() {
-        close(index, fold, steps);
+    for draft in drafts {
+        let cells = Cells::with(&next.bytes, &next.rows.cells, std::mem::take(&mut draft.plan.added));
+        for step in &mut draft.plan.steps {
+            if let Step::Set(index, set) = step
+                && let Some(Some(table)) = tables.get(*index)
+            {
+                set.write(table, &cells);
+            }
+        }
+        draft.plan.added = cells.into_added();
+        tokio::task::yield_now().await;
     }
 }
 
-fn close<'a>(index: usize, fold: &mut Option<Fold<'a>>, steps: &mut Vec<Step<'a>>) {
-    if let Some(fold) = fold.take() {
-        steps.push(Step::Set(index, fold.into_entries()));
+/// Waits for `work`; `other` goes on meanwhile, and is dropped with its end.
+async fn beside<T>(work: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
+    let (mut work, mut other) = (pin!(work), pin!(other));
+    let mut is_over = false;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = &mut other, if !is_over => is_over = true,
+        }
     }
-}
-
-/// Whether a change is one of a row whose key stays and is known, and needs no look at what the one before it left.
-fn folds_alone(table: &Table, cells: &Cells<'_>, change: &RowChange) -> bool {
-    let row = match change.op {
-        RowOp::Delete => &change.old,
-        RowOp::Update if !change.old.is_empty() => return false,
-        RowOp::Decide(_) => return false,
-        _ => &change.new,
-    };
-    let row = cells.of_batch(row.start, table.width());
-    table.target.key.iter().all(|at| matches!(row.get(*at), Some(Cell::Text(_))))
-}
-
-/// Which cells did not change.
-pub(super) fn mask_of(row: &[Cell]) -> Mask {
-    let mut mask = Mask::new();
-    if !row.contains(&Cell::Unchanged) {
-        return mask;
-    }
-    for (word, cells) in row.chunks(64).enumerate() {
-        let bits = cells.iter().enumerate().filter(|(_, cell)| **cell == Cell::Unchanged);
-        mask.insert(word, bits.fold(0, |bits, (at, _)| bits | 1 << at));
-    }
-    mask
 }

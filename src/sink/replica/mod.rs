@@ -11,10 +11,9 @@
 //!    committed without waiting for the disk, several source transactions at a time.
 //! 4. Nothing in flight survives an error: the sink ends, and its successor goes on from what is stored.
 //!
-//! `session.rs` connects and takes the epoch, `record.rs` is the checkpoint, `table.rs` what a table is there; `apply.rs`
-//! plans how a part is applied: as sets (`fold.rs`, `sets.rs`), by COPY (`copy.rs`), or one by one (`ordered.rs`,
-//! `decide.rs`), with the
-//! texts of `statements.rs` and the parameters of `params.rs`; the rows of an initial copy come by connections of their own
+//! `session.rs` connects and takes the epoch, `record.rs` is the checkpoint, `table.rs` what a table is there; `plan.rs`
+//! says what to do with a part of a batch, net changes where they fold (`fold.rs`); `apply.rs` does it: as sets (`sets.rs`),
+//! by COPY (`copy.rs`), or one by one (`ordered.rs`, `decide.rs`), with the texts of `statements.rs` and the parameters of `params.rs`; the rows of an initial copy come by connections of their own
 //! (`lane.rs`); `fetch.rs` asks the source for values that are not in the
 //! WAL, `conflict.rs` keeps account of rows that do not fit.
 
@@ -27,6 +26,7 @@ mod table;
 mod statements;
 mod params;
 mod fold;
+mod plan;
 mod apply;
 mod sets;
 mod copy;
@@ -47,12 +47,13 @@ pub use sequences::{Brought, ReplicaSequence};
 pub use session::{ReplicaSession, forget, peek, stored};
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::apply::Applier;
 use super::checkpoint::{Checkpoint, TableState};
-use super::{Durable, Sink, SinkLimits, Stop};
+use super::{Durable, Inbox, Sink, SinkLimits, Stop};
 use crate::config::OnConflict;
 use crate::error::{Error, Fault, Result};
 use crate::lsn::Lsn;
@@ -144,15 +145,11 @@ impl ReplicaSink {
     }
 
     /// Applies a part of a batch in the open transaction, or in a new one.
-    fn apply(&mut self, batch: &Batch, range: std::ops::Range<usize>, is_whole: bool) -> Result<()> {
-        let share = if batch.rows.changes.is_empty() {
-            0
-        } else {
-            batch.bytes.len() / batch.rows.changes.len() * range.len()
-        };
+    fn apply(&mut self, batch: &Batch, part: Range<usize>, is_whole: bool, inbox: &mut Inbox) -> Result<()> {
+        let share = batch.bytes.len() / batch.rows.changes.len() * part.len();
         let ReplicaSink { session, applier, stop, open, .. } = self;
         let begins = open.is_none();
-        session.link.run(stop, async |client| applier.apply(client, batch, range, begins).await)?;
+        session.link.run(stop, async |client| applier.apply(client, batch, part, begins, inbox).await)?;
         let open = open.get_or_insert(Open { since: Instant::now(), bytes: 0, is_whole });
         open.bytes += share;
         open.is_whole = is_whole;
@@ -227,12 +224,11 @@ fn refused_commit(replica: &str, applier: &Applier, error: tokio_postgres::Error
 }
 
 impl Sink for ReplicaSink {
-    fn accept(&mut self, batch: &Batch) -> Result<()> {
-        let changes = batch.rows.changes.len();
-        let whole = batch.rows.whole;
-        if let Some((end, progress)) = &whole {
-            if *end > 0 {
-                self.apply(batch, 0..*end, true)?;
+    fn accept(&mut self, batch: &Batch, inbox: &mut Inbox) -> Result<()> {
+        let [whole, rest] = plan::parts(batch);
+        if let Some((_, progress)) = &batch.rows.whole {
+            if !whole.is_empty() {
+                self.apply(batch, whole, true, inbox)?;
             } else if let Some(open) = &mut self.open {
                 open.is_whole = true;
             }
@@ -240,7 +236,6 @@ impl Sink for ReplicaSink {
             self.is_dirty = true;
         }
         self.tables.extend_from_slice(&batch.tables);
-        let rest = whole.map_or(0, |(end, _)| end)..changes;
         if !rest.is_empty() {
             if self.open.as_ref().is_some_and(|open| open.is_whole) {
                 self.commit()?;
@@ -250,7 +245,7 @@ impl Sink for ReplicaSink {
             if self.open.is_none() && self.committed > 0 && is_due {
                 self.confirm()?;
             }
-            self.apply(batch, rest, false)?;
+            self.apply(batch, rest, false, inbox)?;
         }
         self.waiting.push_back((batch.sequence, batch.progress.safe_lsn));
         self.more_is_coming = batch.more_is_coming;

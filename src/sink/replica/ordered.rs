@@ -9,10 +9,11 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 
-use super::apply::{Applier, Prepared, Trouble, is_about_data, mask_of};
+use super::apply::{Applier, Prepared, Trouble, is_about_data};
 use super::conflict::{Conflict, ConflictKind};
 use super::decide::together;
 use super::params::{Cells, Text};
+use super::plan::mask_of;
 use super::statements::{Kind, Mask, Of};
 use super::table::Table;
 use crate::config::OnConflict;

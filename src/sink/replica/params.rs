@@ -19,13 +19,29 @@ type Failure = Box<dyn std::error::Error + Sync + Send>;
 pub(super) struct Cells<'a> {
     bytes: &'a [u8],
     cells: &'a [Cell],
-    more_bytes: Vec<u8>,
-    more_cells: Vec<Cell>,
+    more: Added,
+}
+
+/// What was added to a batch's cells.
+#[derive(Default)]
+pub(super) struct Added {
+    bytes: Vec<u8>,
+    cells: Vec<Cell>,
 }
 
 impl<'a> Cells<'a> {
     pub fn new(bytes: &'a [u8], cells: &'a [Cell]) -> Self {
-        Cells { bytes, cells, more_bytes: Vec::new(), more_cells: Vec::new() }
+        Cells::with(bytes, cells, Added::default())
+    }
+
+    /// A batch's, with what was added to them before.
+    pub fn with(bytes: &'a [u8], cells: &'a [Cell], more: Added) -> Self {
+        Cells { bytes, cells, more }
+    }
+
+    /// What was added.
+    pub fn into_added(self) -> Added {
+        self.more
     }
 
     /// The batch's own cells from `start` on, for as long as the batch lives.
@@ -43,7 +59,7 @@ impl<'a> Cells<'a> {
     pub fn row(&self, start: usize, width: usize) -> &[Cell] {
         let row = match start.checked_sub(self.cells.len()) {
             None => self.cells.get(start..start + width),
-            Some(added) => self.more_cells.get(added..added + width),
+            Some(added) => self.more.cells.get(added..added + width),
         };
         row.expect("a row begins where its cells do")
     }
@@ -59,7 +75,7 @@ impl<'a> Cells<'a> {
 
     fn bytes_of(&self, range: &Range<usize>) -> &[u8] {
         let bytes = match range.start.checked_sub(self.bytes.len()) {
-            Some(added) if !range.is_empty() => self.more_bytes.get(added..added + range.len()),
+            Some(added) if !range.is_empty() => self.more.bytes.get(added..added + range.len()),
             _ => self.bytes.get(range.clone()).or(Some(&[])),
         };
         bytes.expect("a cell's text lies in the buffer it was made for")
@@ -67,25 +83,25 @@ impl<'a> Cells<'a> {
 
     /// How much has been added.
     pub fn added(&self) -> (usize, usize) {
-        (self.more_bytes.len(), self.more_cells.len())
+        (self.more.bytes.len(), self.more.cells.len())
     }
 
     /// Takes back what was added since [`Cells::added`] said so: nobody needs those rows any more.
     pub fn take_back(&mut self, (bytes, cells): (usize, usize)) {
-        self.more_bytes.truncate(bytes);
-        self.more_cells.truncate(cells);
+        self.more.bytes.truncate(bytes);
+        self.more.cells.truncate(cells);
     }
 
     /// Adds a row: that of `new`, and where this says "unchanged", that of `old`. Where it begins.
     pub fn merge(&mut self, old: usize, new: usize, width: usize) -> usize {
-        let start = self.cells.len() + self.more_cells.len();
+        let start = self.cells.len() + self.more.cells.len();
         for at in 0..width {
             let cell = match self.row(new, width).get(at) {
                 Some(Cell::Unchanged) | None => self.row(old, width).get(at),
                 given => given,
             };
             let cell = cell.cloned().unwrap_or(Cell::Unchanged);
-            self.more_cells.push(cell);
+            self.more.cells.push(cell);
         }
         start
     }
@@ -97,13 +113,13 @@ impl<'a> Cells<'a> {
             let cell = match value {
                 None => Cell::Null,
                 Some(text) => {
-                    let start = self.bytes.len() + self.more_bytes.len();
-                    self.more_bytes.extend_from_slice(text);
+                    let start = self.bytes.len() + self.more.bytes.len();
+                    self.more.bytes.extend_from_slice(text);
                     Cell::Text(start..start + text.len())
                 }
             };
             let place = filled - self.cells.len() + at;
-            if let Some(unknown @ Cell::Unchanged) = self.more_cells.get_mut(place) {
+            if let Some(unknown @ Cell::Unchanged) = self.more.cells.get_mut(place) {
                 *unknown = cell;
             }
         }

@@ -9,18 +9,13 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 
-use super::apply::{Applier, Prepared, Trouble, mask_of};
+use super::apply::{Applier, Prepared, Trouble};
 use super::copy::{copy, lines};
-use super::fold::{Entry, Net};
 use super::params::{Cells, Column};
+use super::plan::Set;
 use super::statements::{Kind, Mask, Of};
 use crate::error::{Error, Result};
 use crate::wal::client::Client;
-
-/// From so many rows of one transaction on, an update deletes them and copies them anew.
-const REPLACED_ROWS_MIN: usize = 1000;
-/// From so many rows on, an insert goes by COPY, which costs one more round trip.
-const COPY_ROWS_MIN: usize = 64;
 
 impl Applier {
     /// A table's net changes. Deletes first: what they free may be needed.
@@ -29,22 +24,17 @@ impl Applier {
         client: &Client,
         cells: &mut Cells<'_>,
         index: usize,
-        entries: Vec<Entry>,
+        mut set: Set,
     ) -> Result<(), Trouble> {
         let table = self.table(index);
         let width = table.width();
-        let mut groups = Groups::default();
-        for entry in &entries {
-            let mask = mask_of(cells.row(entry.row, width));
-            groups.enter(*entry, mask);
+        if !set.groups.incomplete.is_empty() {
+            let incomplete = std::mem::take(&mut set.groups.incomplete);
+            let filled = self.source.fill(cells, &table, &incomplete).await?;
+            set.groups.inserts.extend(filled.into_iter().flatten());
         }
-        if !groups.incomplete.is_empty() {
-            let filled = self.source.fill(cells, &table, &groups.incomplete).await?;
-            groups.inserts.extend(filled.into_iter().flatten());
-        }
-        if table.is_replaceable && self.is_one_transaction {
-            groups.replace();
-        }
+        let is_copied = set.is_copied();
+        let Set { groups, lines: mut written } = set;
         let mut work = Vec::new();
         for (rows, touches) in [
             (&groups.deletes, Touches::All),
@@ -59,7 +49,6 @@ impl Applier {
         }
         self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &groups.upserts, Touches::Any, &mut work)
             .await?;
-        let is_copied = groups.inserts.len() >= COPY_ROWS_MIN;
         if !is_copied {
             self.plan_work(
                 client,
@@ -79,9 +68,11 @@ impl Applier {
         // The lines are written while the server is at the statements before.
         let writing = async {
             tokio::task::yield_now().await;
-            copied.as_ref().map(|_| lines(&table, cells, &groups.inserts))
+            if is_copied && written.is_none() {
+                written = Some(lines(&table, cells, &groups.inserts));
+            }
         };
-        let (counts, lines) = tokio::join!(run_all(client, cells, width, &work), writing);
+        let (counts, ()) = tokio::join!(run_all(client, cells, width, &work), writing);
         let counts = counts?;
         let mut missing_of = Vec::new();
         for (one, count) in work.iter().zip(counts) {
@@ -102,7 +93,7 @@ impl Applier {
                 missing_of.push(one.rows);
             }
         }
-        if let (Some(prepared), Some(lines)) = (copied, lines) {
+        if let (Some(prepared), Some(lines)) = (copied, written) {
             copy(client, &prepared.statement, lines).await?;
         }
         for rows in missing_of {
@@ -153,62 +144,6 @@ impl Applier {
         self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &filled, Touches::Any, &mut work).await?;
         run_all(client, cells, width, &work).await?;
         Ok(())
-    }
-}
-
-/// A table's net changes, by statement: where the rows begin.
-#[derive(Default)]
-struct Groups {
-    deletes: Vec<usize>,
-    uncertain_deletes: Vec<usize>,
-    /// Rows that came and went.
-    absent: Vec<usize>,
-    updates: Vec<(Mask, bool, Vec<usize>)>,
-    upserts: Vec<usize>,
-    inserts: Vec<usize>,
-    /// Inserts that lack values.
-    incomplete: Vec<usize>,
-}
-
-impl Groups {
-    /// Many whole rows of one transaction: to delete and to copy them takes seven tenths of the time of updating them
-    /// (docs/decisions/replicas.md). So large an update leaves no room on its pages, so the new rows go elsewhere in any case,
-    /// and the index gets new entries. Few rows at a time, which stay on their pages, are better updated.
-    fn replace(&mut self) {
-        let is_it = |(mask, is_certain, rows): &(Mask, bool, Vec<usize>)| {
-            mask.is_empty() && *is_certain && rows.len() >= REPLACED_ROWS_MIN
-        };
-        if let Some(at) = self.updates.iter().position(is_it) {
-            let (_, _, rows) = self.updates.swap_remove(at);
-            self.deletes.extend_from_slice(&rows);
-            self.inserts.extend(rows);
-        }
-    }
-
-    fn enter(&mut self, entry: Entry, mask: Mask) {
-        let rows = match entry.net {
-            Net::Nothing => &mut self.absent,
-            Net::Delete if entry.is_certain => &mut self.deletes,
-            Net::Delete => &mut self.uncertain_deletes,
-            Net::Insert if mask.is_empty() => &mut self.inserts,
-            Net::Insert => &mut self.incomplete,
-            Net::Upsert if mask.is_empty() => &mut self.upserts,
-            Net::Update if mask.is_empty() && !entry.is_certain => &mut self.upserts,
-            // An upsert that lacks values: the replica's row has them, if there is one.
-            Net::Update | Net::Upsert => {
-                let is_certain = entry.is_certain && entry.net == Net::Update;
-                let known = self
-                    .updates
-                    .iter()
-                    .position(|(known, certain, _)| *known == mask && *certain == is_certain);
-                let at = known.unwrap_or_else(|| {
-                    self.updates.push((mask, is_certain, Vec::new()));
-                    self.updates.len() - 1
-                });
-                &mut self.updates.get_mut(at).expect("found or pushed").2
-            }
-        };
-        rows.push(entry.row);
     }
 }
 
