@@ -30,6 +30,7 @@ pub const NAMES: &[&str] = &[
     "backlog.in-chunk",
     "backlog.after-chunk",
     "backlog.before-stream",
+    "claim.after-put",
     "cleanup.before-delete",
     "cleanup.after-delete",
     "file.after-append",

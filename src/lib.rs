@@ -13,6 +13,7 @@ pub mod wal;
 pub mod migrations;
 pub mod change;
 pub mod route;
+pub mod claim;
 pub mod sink;
 pub mod ack;
 pub mod snapshot;

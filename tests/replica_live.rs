@@ -1967,7 +1967,7 @@ fn a_sink_that_waits_for_a_lock_ends_when_nobody_waits_for_it() {
     run.batch.progress = run.progress();
     let Run { sink, batch, .. } = run;
     pair.replica.exec("BEGIN; LOCK TABLE t");
-    let worker = Worker::start("reporting", sink, stop, held).expect("started");
+    let worker = Worker::start("reporting", sink, stop, held, None).expect("started");
     worker.batches.blocking_send(batch).expect("taken");
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(gate.try_lock().is_err(), "it waits");

@@ -125,6 +125,13 @@ path = "hub"                           # beside this file: <path>/<topic>.jsonl,
 # [hub.properties]                     # any librdkafka property
 # "compression.type" = "lz4"
 
+# Events that are too large for the hub are stored by themselves; they travel as a reference (docs/claims.md):
+# [claim_check]
+# store = "s3://shop-claims/walgate"   # or "file:///var/lib/walgate/claims"
+# threshold_bytes = 262144             # larger events go there
+# endpoint = "http://s3:9000"          # any S3-compatible server; without it AWS
+# path_style = true                    # region, access_key_id, secret_access_key: here, or as AWS tools find them
+
 "#;
 
 const REST: &str = r#"[admin]

@@ -9,11 +9,11 @@
 //! Two steps: `file` reads what was typed, the modules of the sections make of it what can run. Secrets, which
 //! are the URL and the values of `hub.properties`, are never printed, neither by `Debug` nor in a fault.
 
+mod claim;
 mod env;
 mod fault;
 mod file;
 mod hub;
-mod later;
 mod limits;
 mod outbox;
 mod replica;
@@ -24,6 +24,7 @@ pub mod init;
 
 use std::path::{Path, PathBuf};
 
+pub use claim::{ClaimCheck, ClaimStoreAddress, Encryption, S3Address, S3Credentials};
 pub use fault::{ConfigError, Fault, Faults};
 pub use hub::{Delivery, FileHub, Format, Hub, HubKind, KafkaHub};
 pub use limits::{Admin, Limits, parse_duration};
@@ -41,6 +42,8 @@ pub struct Config {
     pub source: Source,
     /// The event store.
     pub hub: Hub,
+    /// The claim store; `None`: events of any size travel inline.
+    pub claim_check: Option<ClaimCheck>,
     /// The databases that receive rows.
     pub replicas: Vec<Replica>,
     /// Where the process is watched.
@@ -85,11 +88,11 @@ impl Config {
         let reader = file::Reader::new(text, env);
         let root = reader.root(&table);
         root.allow(schema::TOP);
-        later::refuse(&root);
         let source = source::read(&root.section("source"));
         let replicas = replica::read(&root, &source.slot);
         let config = Config {
             hub: hub::read(&root.section("hub"), base_dir),
+            claim_check: claim::read(&root.section("claim_check")),
             admin: limits::read_admin(&root.section("admin")),
             limits: limits::read_limits(&root.section("limits")),
             tables: table::read(&root, &replicas, source.snapshot == SnapshotMode::Initial),

@@ -51,6 +51,22 @@ pub(super) const CLAIM_CHECK: &[&str] = &[
     "access_key_id",
     "secret_access_key",
     "session_token",
+    "sse",
+    "sse_kms_key_id",
+    "tags",
+];
+
+/// `[claim_check]`, of a store on S3 only.
+pub(super) const CLAIM_CHECK_S3: &[&str] = &[
+    "endpoint",
+    "path_style",
+    "region",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "sse",
+    "sse_kms_key_id",
+    "tags",
 ];
 
 /// `[[replica]]`

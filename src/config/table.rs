@@ -38,6 +38,8 @@ pub struct TableRule {
     pub event_type: EventTypeTemplate,
     /// How an outbox table is read, with [`Mode::Outbox`] only.
     pub outbox: Option<OutboxRule>,
+    /// `claim_check.columns`: large columns are stored one by one, the rest of the event stays inline.
+    pub claims_columns: bool,
     /// Where the rule stands in the file, `table[2]`, for faults that are found later.
     pub key_path: String,
 }
@@ -144,6 +146,7 @@ impl TableRule {
             aggregate_id: None,
             event_type: EventTypeTemplate::default(),
             outbox: None,
+            claims_columns: false,
             key_path: key_path.into(),
         }
     }
@@ -207,13 +210,14 @@ pub fn choose_of_leaf<'a>(
 /// The rules of the file; without any, everything in `public` as events.
 /// `copies`: `source.snapshot = "initial"`.
 pub(super) fn read(root: &Section<'_>, replicas: &[Replica], copies: bool) -> Vec<TableRule> {
+    let has_store = root.has("claim_check");
     if !root.has("table") {
         return vec![TableRule::events_of(TablePattern::all_of("public"), "table")];
     }
     let sections = root.sections("table");
     let mut rules = Vec::with_capacity(sections.len());
     for section in &sections {
-        let Some(rule) = read_rule(section, replicas, copies) else { continue };
+        let Some(rule) = read_rule(section, replicas, (copies, has_store)) else { continue };
         if let Some((first, destination)) = doubled(&rules, &rule, replicas) {
             section.fault_of_value(
                 "name",
@@ -241,7 +245,11 @@ fn doubled(rules: &[TableRule], rule: &TableRule, replicas: &[Replica]) -> Optio
     })
 }
 
-fn read_rule(section: &Section<'_>, known: &[Replica], copies: bool) -> Option<TableRule> {
+fn read_rule(
+    section: &Section<'_>,
+    known: &[Replica],
+    (copies, has_store): (bool, bool),
+) -> Option<TableRule> {
     section.allow(schema::TABLE);
     refuse_later(section);
     let name = read_name(section);
@@ -293,6 +301,7 @@ fn read_rule(section: &Section<'_>, known: &[Replica], copies: bool) -> Option<T
         aggregate_id,
         event_type,
         outbox,
+        claims_columns: read_claims_columns(section, has_store),
         key_path: section.path().to_owned(),
     })
 }
@@ -398,6 +407,16 @@ fn read_columns(section: &Section<'_>) -> ColumnSet {
     }
 }
 
+fn read_claims_columns(section: &Section<'_>, has_store: bool) -> bool {
+    let claim_check = section.section("claim_check");
+    claim_check.allow(&["columns"]);
+    let claims_columns = claim_check.boolean("columns").unwrap_or(false);
+    if claims_columns && !has_store {
+        claim_check.fault("columns", "there is no claim store", "add a [claim_check] section with store");
+    }
+    claims_columns
+}
+
 fn read_event_type(section: &Section<'_>) -> EventTypeTemplate {
     let Some(text) = section.string("event_type") else { return EventTypeTemplate::default() };
     EventTypeTemplate::parse(&text).unwrap_or_else(|error| {
@@ -408,15 +427,6 @@ fn read_event_type(section: &Section<'_>) -> EventTypeTemplate {
 
 /// Refuses what later versions do; a default that is written out is fine.
 fn refuse_later(section: &Section<'_>) {
-    let claim_check = section.section("claim_check");
-    claim_check.allow(&["columns"]);
-    if claim_check.boolean("columns") == Some(true) {
-        claim_check.fault_of_later(
-            "columns",
-            "claim_check.columns = true",
-            "write claim_check.columns = false",
-        );
-    }
     if !section.properties("mask").is_empty() {
         section.fault_of_later("mask", "masking", "remove mask, and list the columns in exclude");
     }

@@ -399,7 +399,49 @@ fn later_keys_of_the_source_and_the_hub_are_refused() {
     one_fault(&source("slots = 2"), "source.slots", LATER);
     one_fault(&source("keep_wal_bytes_max = 1"), "source.keep_wal_bytes_max", LATER);
     one_fault(&section("[hub]", "format = \"avro\""), "hub.format", LATER);
-    one_fault(&section("[claim_check]", "store = \"s3://b/p\""), "claim_check", LATER);
+}
+
+#[test]
+fn a_claim_store_is_a_bucket_or_a_directory() {
+    let claim_check = |keys: &str| section("[claim_check]", keys);
+    assert_eq!(valid(&source("")).claim_check, None);
+    let directory =
+        valid(&claim_check("store = \"file:///var/lib/claims%20x\"")).claim_check.expect("it has one");
+    assert_eq!(directory.store, ClaimStoreAddress::Directory("/var/lib/claims x".into()));
+    assert_eq!(directory.threshold_bytes, 262_144);
+    let keys = "store = \"s3://b/p/q/\"\nendpoint = \"http://s3:9000/\"\npath_style = true\nregion = \"r\"\n\
+        access_key_id = \"a\"\nsecret_access_key = \"s\"\nsse = \"aws:kms\"\nsse_kms_key_id = \"k\"\n\
+        tags = { team = \"shop\" }\nthreshold_bytes = 1024";
+    let Some(ClaimStoreAddress::S3(s3)) = valid(&claim_check(keys)).claim_check.map(|found| found.store)
+    else {
+        panic!("a bucket");
+    };
+    assert_eq!((s3.bucket.as_str(), s3.prefix.as_str()), ("b", "p/q"));
+    assert_eq!(s3.endpoint.as_deref(), Some("http://s3:9000"));
+    assert_eq!((s3.encryption, s3.tags.len()), (Some(Encryption::Kms), 1));
+
+    one_fault(&claim_check("threshold_bytes = 4096"), "claim_check.store", "is missing");
+    one_fault(&claim_check("store = \"s3://\""), "claim_check.store", "is no claim store");
+    one_fault(&claim_check("store = \"file://claims\""), "claim_check.store", "no URL of a directory");
+    one_fault(
+        &claim_check("store = \"file:///c\"\nregion = \"r\""),
+        "claim_check.region",
+        "belongs to a store on S3",
+    );
+    let half = "store = \"s3://b\"\naccess_key_id = \"a\"";
+    one_fault(&claim_check(half), "claim_check.secret_access_key", "is missing");
+    let kms = "store = \"s3://b\"\nsse_kms_key_id = \"k\"";
+    one_fault(&claim_check(kms), "claim_check.sse_kms_key_id", "belongs to sse");
+    one_fault(
+        &claim_check("store = \"s3://b\"\nthreshold_bytes = 1"),
+        "claim_check.threshold_bytes",
+        "out of range",
+    );
+    one_fault(&claim_check("store = \"s3://b\"\nendpoint = \"s3:9000\""), "claim_check.endpoint", "no URL");
+    for format in ["debezium", "cloudevents"] {
+        let both = format!("store = \"s3://b\"\n[hub]\nformat = {format:?}");
+        one_fault(&claim_check(&both), "claim_check", "is not available in this version");
+    }
 }
 
 /// A replica `r` with more keys.
@@ -486,7 +528,7 @@ fn rules_speak_of_destinations() {
 #[test]
 fn later_keys_of_rules_are_refused() {
     const LATER: &str = "is not available in this version";
-    one_fault(&rule("claim_check.columns = true"), "table[0].claim_check.columns", LATER);
+    one_fault(&rule("claim_check.columns = true"), "table[0].claim_check.columns", "no claim store");
     one_fault(&rule("mask = { email = \"hash\" }"), "table[0].mask", LATER);
     one_fault(&rule("on_unknown_old = \"drop\""), "table[0].on_unknown_old", "no meaning without where");
     one_fault(&rule("pushdown = \"on\""), "table[0].pushdown", "is no pushdown");

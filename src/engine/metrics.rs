@@ -28,6 +28,10 @@ pub const IN_FLIGHT_BYTES: &str = "walgate_in_flight_bytes";
 pub const OLDEST_UNCONFIRMED_SECONDS: &str = "walgate_oldest_unconfirmed_seconds";
 /// Rows of initial copies.
 pub const SNAPSHOT_ROWS_TOTAL: &str = "walgate_snapshot_rows_total";
+/// Objects stored in the claim store.
+pub const CLAIMS_STORED_TOTAL: &str = "walgate_claims_stored_total";
+/// Attempts to store an object that failed and are made again.
+pub const CLAIM_FAILURES_TOTAL: &str = "walgate_claim_failures_total";
 /// Messages that became dead letters.
 pub const DEAD_LETTERS_TOTAL: &str = "walgate_dead_letters_total";
 /// Conflicts on a replica, by kind.
@@ -52,6 +56,8 @@ pub fn describe() {
     );
     describe_counter!(BYTES_READ_TOTAL, "Bytes received from the replication stream");
     describe_counter!(SNAPSHOT_ROWS_TOTAL, "Rows of copies that are durable at the destination");
+    describe_counter!(CLAIMS_STORED_TOTAL, "Objects stored in the claim store, since the process began");
+    describe_counter!(CLAIM_FAILURES_TOTAL, "Attempts to store an object that failed and are made again");
     describe_counter!(DEAD_LETTERS_TOTAL, "Messages that became dead letters");
     describe_counter!(
         CONFLICTS_TOTAL,
@@ -77,7 +83,9 @@ pub fn describe() {
 /// Enters every metric of a pipeline at zero, so that it is there before it first changes.
 pub fn register(pipeline: &str) {
     let label = [("pipeline", pipeline.to_owned())];
-    for name in [BYTES_READ_TOTAL, SNAPSHOT_ROWS_TOTAL, DEAD_LETTERS_TOTAL, RESTARTS_TOTAL] {
+    for name in
+        [BYTES_READ_TOTAL, SNAPSHOT_ROWS_TOTAL, CLAIM_FAILURES_TOTAL, DEAD_LETTERS_TOTAL, RESTARTS_TOTAL]
+    {
         counter!(name, &label).absolute(0);
     }
 }
@@ -158,6 +166,17 @@ pub fn snapshot_rows(pipeline: &str, rows: u64) {
 /// Messages that became dead letters.
 pub fn dead_letters(pipeline: &str, count: u64) {
     counter!(DEAD_LETTERS_TOTAL, "pipeline" => pipeline.to_owned()).increment(count);
+}
+
+/// An object of the claim store.
+pub fn claim_stored(pipeline: &str, relation: &str) {
+    counter!(CLAIMS_STORED_TOTAL, "pipeline" => pipeline.to_owned(), "relation" => relation.to_owned())
+        .increment(1);
+}
+
+/// An attempt to store one that failed.
+pub fn claim_failed(pipeline: &str) {
+    counter!(CLAIM_FAILURES_TOTAL, "pipeline" => pipeline.to_owned()).increment(1);
 }
 
 /// A restart after a transient error.

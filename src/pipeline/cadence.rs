@@ -82,7 +82,7 @@ pub fn hand_over(
     now: Duration,
 ) -> Batch {
     let mut batch = pump.cut(empty, more_is_coming);
-    let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
+    let bytes = u64::try_from(batch.size_bytes()).expect("a length fits");
     batch.sequence = ledger.deliver(batch.progress.safe_lsn, bytes, now);
     batch
 }

@@ -29,8 +29,10 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 
+use crate::claim::stage::ClaimSettings;
 use crate::config::{Config, Destination, HubKind, Mode, Replica};
 use crate::error::{Error, Result};
+use crate::route::claim::Claims;
 use crate::route::format::EventSettings;
 use crate::route::value::Style;
 use crate::sink::destination::Address;
@@ -130,6 +132,9 @@ impl Pipeline {
             tombstones: config.hub.tombstones,
             style: Style { bigint_as_string: config.source.bigint_as_string },
             database: url.database.clone(),
+            claims: config.claim_check.clone().filter(|_| replica.is_none()).map(|claim_check| {
+                Claims::new(claim_check, ClaimSettings::bytes_max_of(config.limits.memory_bytes_max))
+            }),
         };
         Ok(Pipeline {
             source_name,
@@ -179,6 +184,17 @@ impl Pipeline {
             pipeline: self.name(),
             on_conflict: replica.on_conflict,
         })))
+    }
+
+    /// What stores large events before they are published.
+    pub fn claim_settings(&self) -> Option<ClaimSettings> {
+        let claim_check = self.config.claim_check.clone().filter(|_| self.replica.is_none())?;
+        Some(ClaimSettings {
+            claim_check,
+            bytes_max: ClaimSettings::bytes_max_of(self.config.limits.memory_bytes_max),
+            pipeline: self.slot.clone(),
+            status: self.status.clone(),
+        })
     }
 
     /// Whether a rule sends anything to its destination.

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::{Batch, Counts, Labels, Progress};
+use crate::route::claim::Claims;
 use crate::route::event::{EventWriter, Stamp};
 use crate::route::format::EventSettings;
 use crate::route::message::{
@@ -126,6 +127,7 @@ pub struct Pump {
     resume: Position,
     progress: Progress,
     batch: Batch,
+    claims: Option<Claims>,
     batch_events_max: usize,
     /// The batches in flight, oldest first.
     delivered: VecDeque<Delivered>,
@@ -180,8 +182,8 @@ impl Pump {
         Ok(Pump {
             router: Router::new(
                 &settings.source_name,
-                EventWriter::new(settings.events.style),
-                OutboxWriter::new(labels.clone(), dead_letters.clone()),
+                EventWriter::new(settings.events.style, settings.events.claims.clone()),
+                OutboxWriter::new(labels.clone(), dead_letters.clone(), settings.events.claims.clone()),
             ),
             messages: settings.takes_messages.then(|| {
                 MessageWriter::new(
@@ -197,6 +199,7 @@ impl Pump {
             resume: checkpoint.position(),
             progress: Progress { phase: Phase::Streaming, ..checkpoint.progress() },
             batch: Batch::default(),
+            claims: settings.events.claims.clone(),
             batch_events_max: BATCH_EVENTS_MAX,
             delivered: VecDeque::new(),
             first: Some(first),
@@ -255,6 +258,11 @@ impl Pump {
                 }
             }
         }
+    }
+
+    /// Whether so many large values wait for the claim store that no other may be taken.
+    pub fn lacks_room(&self) -> bool {
+        self.claims.as_ref().is_some_and(|claims| !claims.has_room())
     }
 
     fn message(&mut self, lsn: Lsn, sent_at: Timestamp, message: Message<'_>) -> Result<Option<Pumped>> {
@@ -518,7 +526,9 @@ impl Pump {
     fn is_full(&self) -> bool {
         let is_at_end = !self.batch.rows.changes.is_empty() && !self.transactions.is_open();
         let part = |max: usize| if is_at_end { max - max / 8 } else { max };
-        self.batch.bytes.len() >= part(BATCH_BYTES_MAX) || self.batch.len() >= part(self.batch_events_max)
+        self.batch.size_bytes() >= part(BATCH_BYTES_MAX)
+            || self.batch.len() >= part(self.batch_events_max)
+            || self.lacks_room()
     }
 
     /// Whether the batch has rows of whole transactions and the beginning of another: cut here, that would be a
@@ -546,7 +556,7 @@ impl Pump {
 
     /// Size of the batch.
     pub fn batch_bytes(&self) -> usize {
-        self.batch.bytes.len()
+        self.batch.size_bytes()
     }
 
     /// What the batch would make safe.

@@ -321,9 +321,10 @@ pub async fn start(pipeline: &Pipeline, parking: &mut Vec<Parking>) -> Result<St
     let (labels_of_sink, targets_of_sink) = (labels.clone(), targets.clone());
     let topic_names: Vec<String> = topics_of.into_iter().map(|(_, topic)| topic).collect();
     let limits = SinkLimits::of(pipeline.config.limits.memory_bytes_max);
+    let claims = pipeline.claim_settings();
     let (worker, topics, copier) = blocking(move || {
         let shared = (&labels_of_sink, &targets_of_sink);
-        let (worker, beside) = destination.start(&sink_name, started_from, shared, limits, gate)?;
+        let (worker, beside) = destination.start(&sink_name, started_from, shared, (limits, claims), gate)?;
         match beside {
             Beside::Hub(topics) => {
                 topics.ensure(&topic_names)?;

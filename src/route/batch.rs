@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::claim::Claim;
 use super::row::{Cell, Rows, TargetId};
 use super::undecided::Undecided;
 use crate::change::Position;
@@ -87,6 +88,8 @@ pub struct Event {
     pub headers: Range<usize>,
     /// Kafka gets a null in place of the value.
     pub is_tombstone: bool,
+    /// What must be stored before it may be published: the columns that travel by claim check, then the whole.
+    pub claims: Vec<Claim>,
 }
 
 impl Event {
@@ -102,7 +105,14 @@ impl Event {
             traceparent: None,
             headers: 0..0,
             is_tombstone: false,
+            claims: Vec::new(),
         }
+    }
+
+    /// The header `claim-check`: where the whole event is, or that columns are elsewhere.
+    pub fn claim_check(&self) -> Option<&str> {
+        let claim = self.claims.last()?;
+        Some(if claim.key.ends_with(".json") { &claim.uri } else { "columns" })
     }
 }
 
@@ -185,11 +195,24 @@ pub struct Batch {
     pub progress: Progress,
     /// Snapshot states of tables, stored with the events, in the same transaction.
     pub tables: Vec<TableState>,
+    /// Bytes of its events' claims, which do not stand in `bytes`.
+    pub claim_bytes: usize,
     /// More was waiting when this batch was cut: a sink may put several into one transaction.
     pub more_is_coming: bool,
 }
 
 impl Batch {
+    /// Appends an event.
+    pub fn push(&mut self, event: Event) {
+        self.claim_bytes += event.claims.iter().map(|claim| claim.bytes).sum::<usize>();
+        self.events.push(event);
+    }
+
+    /// What it holds, claims included.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len() + self.claim_bytes
+    }
+
     /// Its events, or its row changes.
     pub fn len(&self) -> usize {
         self.events.len() + self.rows.changes.len()
@@ -241,6 +264,7 @@ impl Batch {
         self.rows.clear();
         self.undecided.clear();
         self.tables.clear();
+        self.claim_bytes = 0;
         self.more_is_coming = false;
         self.sequence = 0;
     }

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::ops::Range;
 
 use super::batch::{Batch, Event, Moved};
+use super::claim::{Claim, Claims, ColumnPlace, Written};
 use super::crossing::Outcome;
 use super::format::{Form, write_tombstone};
 use super::images::{Images, Place, unknown};
@@ -213,13 +214,15 @@ pub(super) struct Named {
 pub struct EventWriter {
     /// How values are written.
     pub style: Style,
+    /// What takes out of them what is too large; `None`: everything travels inline.
+    claims: Option<Claims>,
     key: Vec<u8>,
 }
 
 impl EventWriter {
     /// A writer of the given style.
-    pub fn new(style: Style) -> Self {
-        EventWriter { style, key: Vec::new() }
+    pub fn new(style: Style, claims: Option<Claims>) -> Self {
+        EventWriter { style, claims, key: Vec::new() }
     }
 
     /// Appends a row event to `batch`.
@@ -294,7 +297,11 @@ impl EventWriter {
     ) -> Result<bool> {
         let op = plan.op(event.op);
         let out = &mut batch.bytes;
+        if let Some(taker) = &self.claims {
+            taker.reserve(out, &[event.new, event.before.cells()]);
+        }
         let Named { id, key, has_aggregate, moved } = self.write_named(out, plan, stamp, event)?;
+        let mut claims = Vec::new();
         let start = out.len();
         out.extend_from_slice(br#"{"v":1,"id":"#);
         append_json_string(out, id.clone())?;
@@ -313,16 +320,22 @@ impl EventWriter {
         write_number(out, event.number);
         out.extend_from_slice(&stamp.origin_json);
         out.extend_from_slice(&plan.schema_json);
+        let data = out.len();
+        let mut object = Object { plan, id: id.clone(), is_before: false, claims: &mut claims };
         match event.new {
-            Some(cells) => self.write_object(out, plan, cells, |_| true)?,
+            Some(cells) => self.write_object(out, &mut object, cells, |_| true)?,
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(br#","before":"#);
+        object.is_before = true;
         match event.before {
             Before::Unknown => out.extend_from_slice(b"null"),
-            Before::Key(cells) => self.write_object(out, plan, cells, |at| plan.selection.is_identity(at))?,
-            Before::Row(cells) => self.write_object(out, plan, cells, |_| true)?,
+            Before::Key(cells) => {
+                self.write_object(out, &mut object, cells, |at| plan.selection.is_identity(at))?
+            }
+            Before::Row(cells) => self.write_object(out, &mut object, cells, |_| true)?,
         }
+        let unchanged = out.len();
         out.extend_from_slice(br#","unchanged":"#);
         write_unchanged(out, plan, event.new.unwrap_or_default());
         let (from, to) = match &moved {
@@ -333,9 +346,15 @@ impl EventWriter {
         write_moved(out, br#","moved_from":"#, from)?;
         write_moved(out, br#","moved_to":"#, to)?;
         out.extend_from_slice(br#","claim":null}"#);
+        let is_large = |taker: &&Claims| taker.is_large(out.len() - start);
+        claims.extend(self.claims.as_ref().filter(is_large).map(|taker| {
+            let of = (plan.claim_directory.as_str(), &*text_of(out, &id), plan.selection.relation.as_str());
+            let claim = out.len() - b"null}".len();
+            taker.take_event(out, Written { start, data, unchanged, claim }, of)
+        }));
         let (key, value) = (Some(key), Some(start..out.len()));
         let traceparent = stamp.append_traceparent(out);
-        batch.events.push(Event { key, value, moved, traceparent, ..Event::new(op.label, id) });
+        batch.push(Event { key, value, moved, traceparent, claims, ..Event::new(op.label, id) });
         Ok(has_aggregate)
     }
 
@@ -459,10 +478,11 @@ impl EventWriter {
     pub(super) fn write_object(
         &self,
         out: &mut Vec<u8>,
-        plan: &TablePlan,
+        object: &mut Object<'_>,
         cells: &[Value<'_>],
         takes: impl Fn(usize) -> bool,
     ) -> Result<()> {
+        let plan = object.plan;
         out.push(b'{');
         let mut separator: &[u8] = b"";
         for (at, (column, cell)) in plan.columns.iter().zip(cells).enumerate() {
@@ -474,8 +494,18 @@ impl EventWriter {
             out.extend_from_slice(&column.name_json);
             match cell {
                 Value::Null => out.extend_from_slice(b"null"),
-                Value::Text(text) => value::write_value(out, &column.kind, text, &self.style)
-                    .map_err(|error| value_error(plan, at, error))?,
+                Value::Text(text) => {
+                    if let Some(claims) = self.claims.as_ref().filter(|_| plan.may_claim(at)) {
+                        let value = (&column.kind, *text, &self.style);
+                        let taken = object.claim(claims, out, value, &column.name);
+                        if let Some(claim) = taken.map_err(|error| value_error(plan, at, error))? {
+                            object.claims.push(claim);
+                            continue;
+                        }
+                    }
+                    value::write_value(out, &column.kind, text, &self.style)
+                        .map_err(|error| value_error(plan, at, error))?;
+                }
                 Value::Binary(_) | Value::Unchanged => {
                     return Err(Error::definite(format!(
                         "column {} came in binary form, which was not asked for",
@@ -512,6 +542,44 @@ fn write_outbox_truncate(
         br#"null,"before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
     );
     Ok(())
+}
+
+/// One of the two rows of an event.
+struct Object<'r> {
+    plan: &'r TablePlan,
+    /// Where the event's id stands in the batch's buffer.
+    id: Range<usize>,
+    is_before: bool,
+    /// The columns that were taken out.
+    claims: &'r mut Vec<Claim>,
+}
+
+impl Object<'_> {
+    fn claim(
+        &self,
+        claims: &Claims,
+        out: &mut Vec<u8>,
+        value: (&value::Kind, &[u8], &Style),
+        column: &str,
+    ) -> Result<Option<Claim>, value::ValueError> {
+        if !claims.is_large(value.1.len()) {
+            return Ok(None);
+        }
+        let id = text_of(out, &self.id);
+        let place = ColumnPlace {
+            directory: &self.plan.claim_directory,
+            id: &id,
+            column,
+            is_before: self.is_before,
+            relation: &self.plan.selection.relation,
+        };
+        claims.take_column(out, value, &place)
+    }
+}
+
+/// A copy of what stands there: an id.
+pub(in crate::route) fn text_of(out: &[u8], range: &Range<usize>) -> String {
+    String::from_utf8_lossy(out.get(range.clone()).expect("a range of this buffer")).into_owned()
 }
 
 /// Appends what `write` writes and says where it stands.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::batch::{Batch, Event, Label, LabelId, Labels};
+use super::claim::{self, Claims, Written};
 use super::event::{self, Stamp, append, append_json_string};
 use super::format::{
     EventSettings, SourceBlock, message_topic, write_cloudevents_message, write_debezium_message,
@@ -76,6 +77,8 @@ pub struct MessageWriter {
     /// Debezium's description of where it comes from.
     source: SourceBlock,
     dead_letter_topic: String,
+    claims: Option<Claims>,
+    claim_directory: String,
     labels: HashMap<(String, String, Option<String>), LabelId>,
 }
 
@@ -88,6 +91,8 @@ impl MessageWriter {
         dead_letter_topic: String,
     ) -> Self {
         MessageWriter {
+            claims: events.claims.clone(),
+            claim_directory: claim::directory_of_messages(source_name),
             source_name: source_name.to_owned(),
             topic,
             format: events.format,
@@ -137,15 +142,23 @@ impl MessageWriter {
         });
         let payload = parsed.payload.get().as_bytes();
         let start = out.len();
+        let mut claims = Vec::new();
         match self.format {
             Format::Outbox => {
                 self.write_head(out, &parsed.r#type, &parsed.aggregate_type, &aggregate_id, id.clone())?;
                 stamp.write_message_source(out, &self.source_name, place);
+                let data = out.len();
                 value::write_value(out, &Kind::Json, payload, &Style::default())
                     .map_err(|error| Error::definite("a message's payload is not JSON").with_source(error))?;
-                out.extend_from_slice(
-                    br#","before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#,
-                );
+                out.extend_from_slice(br#","before":null"#);
+                let unchanged = out.len();
+                out.extend_from_slice(br#","unchanged":[],"moved_from":null,"moved_to":null,"claim":null}"#);
+                let is_large = |taker: &&Claims| taker.is_large(out.len() - start);
+                claims.extend(self.claims.as_ref().filter(is_large).map(|taker| {
+                    let of = (self.claim_directory.as_str(), &*event::text_of(out, &id), OUTBOX_PREFIX);
+                    let claim = out.len() - b"null}".len();
+                    taker.take_event(out, Written { start, data, unchanged, claim }, of)
+                }));
             }
             Format::Debezium => {
                 write_debezium_message(out, &self.source, stamp, place, (OUTBOX_PREFIX, content));
@@ -157,7 +170,7 @@ impl MessageWriter {
         }
         let (key, value) = (Some(key), Some(start..out.len()));
         let traceparent = stamp.append_traceparent(out);
-        batch.events.push(Event { key, value, traceparent, ..Event::new(label, id) });
+        batch.push(Event { key, value, traceparent, claims, ..Event::new(label, id) });
         Ok(false)
     }
 

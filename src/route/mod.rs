@@ -6,6 +6,7 @@
 //! change gives the same events on every replay.
 
 pub mod batch;
+pub mod claim;
 pub mod event;
 pub mod format;
 pub mod filter;

@@ -8,6 +8,7 @@
 use sha2::{Digest, Sha256};
 
 use super::batch::{Label, LabelId, Labels};
+use super::claim;
 use super::filter::{EnumLabels, TableFacts};
 use super::format::{CloudEventsForm, DebeziumForm, EventSettings, Form};
 use super::selection::{Names, Selection, SelectionContext, is_key};
@@ -61,6 +62,8 @@ impl Op {
 /// One column of the relation.
 #[derive(Debug)]
 pub struct ColumnPlan {
+    /// Its name.
+    pub name: String,
     /// `"name":`, escaped.
     pub name_json: Vec<u8>,
     /// How its text becomes JSON.
@@ -103,6 +106,10 @@ pub struct TablePlan {
     pub has_tombstones: bool,
     /// The form of its events.
     pub(super) form: Form,
+    /// What the keys of its claims begin with.
+    pub claim_directory: String,
+    /// Large columns are stored one by one.
+    pub claims_columns: bool,
     ops: [OpPlan; 5],
 }
 
@@ -158,6 +165,7 @@ impl TablePlan {
             .iter()
             .enumerate()
             .map(|(at, column)| ColumnPlan {
+                name: column.name.clone(),
                 name_json: [json_string(&column.name), b":".to_vec()].concat(),
                 kind: context.types.kind(column.type_oid).cloned().unwrap_or(Kind::Text),
                 is_published: selection.is_published(at),
@@ -238,6 +246,8 @@ impl TablePlan {
             copied_at,
             has_tombstones: context.events.tombstones,
             form,
+            claim_directory: claim::directory(context.source_name, &relation.namespace, &relation.name),
+            claims_columns: rule.claims_columns,
             ops,
         })
     }

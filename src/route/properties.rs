@@ -153,8 +153,8 @@ fn route(columns: &[Column], is_full: bool, change: Change, events: &EventSettin
         Change::Delete => RowMessage::Delete(old),
     };
 
-    let outbox = OutboxWriter::new(Arc::default(), "shop.walgate_hub.dead-letter".into());
-    let mut router = Router::new("shop", EventWriter::new(Style::default()), outbox);
+    let outbox = OutboxWriter::new(Arc::default(), "shop.walgate_hub.dead-letter".into(), None);
+    let mut router = Router::new("shop", EventWriter::new(Style::default(), None), outbox);
     router.install(7, Route::Events(Box::new(plan(columns, is_full, &Labels::default(), events))));
     let mut transactions = Transactions::default();
     transactions.begin(Lsn(100), Timestamp(0), 5).expect("none is open");

@@ -10,6 +10,7 @@ use super::checkpoint::{Checkpoint, Identity, Stored, TableState};
 use super::hub::{self, HubTopics, OpenHub};
 use super::replica::{self, Copier, Made, Makes, ReplicaSession, ReplicaSettings, Wanted};
 use super::{SinkLimits, Stop, Worker};
+use crate::claim::stage::ClaimSettings;
 use crate::config::Hub;
 use crate::error::Result;
 use crate::route::batch::Labels;
@@ -113,19 +114,19 @@ impl OpenDestination {
         name: &str,
         checkpoint: Checkpoint,
         (labels, targets): (&Arc<Labels>, &Arc<Targets>),
-        limits: SinkLimits,
+        (limits, claims): (SinkLimits, Option<ClaimSettings>),
         gate: OwnedMutexGuard<()>,
     ) -> Result<(Worker, Beside)> {
         match self {
             OpenDestination::Hub(hub) => {
-                let (worker, topics) = hub.start(name, checkpoint, labels, limits, gate)?;
+                let (worker, topics) = hub.start(name, checkpoint, labels, (limits, claims), gate)?;
                 Ok((worker, Beside::Hub(topics)))
             }
             OpenDestination::Replica(session) => {
                 let stop = Stop::default();
                 let copier = Arc::new(session.copier(targets.clone()));
                 let sink = session.into_sink(checkpoint, targets.clone(), limits, stop.clone());
-                Ok((Worker::start(name, sink, stop, gate)?, Beside::Replica(copier)))
+                Ok((Worker::start(name, sink, stop, gate, None)?, Beside::Replica(copier)))
             }
         }
     }

@@ -12,6 +12,7 @@ use super::checkpoint::{Checkpoint, Stored, TableState, VERSION};
 use super::file::{Directory, FileSink};
 use super::kafka::{AtLeastOnce, ExactlyOnce, Preflight, Producing, Session, Topics};
 use super::{SinkLimits, Stop, Worker, file, kafka};
+use crate::claim::stage::ClaimSettings;
 use crate::config::{Delivery, Hub, HubKind, KafkaHub};
 use crate::error::{Class, Error, Result};
 use crate::route::batch::Labels;
@@ -135,14 +136,14 @@ impl OpenHub {
         name: &str,
         checkpoint: Checkpoint,
         labels: &Arc<Labels>,
-        limits: SinkLimits,
+        (limits, claims): (SinkLimits, Option<ClaimSettings>),
         gate: OwnedMutexGuard<()>,
     ) -> Result<(Worker, Arc<HubTopics>)> {
         let stop = Stop::default();
         match self {
             OpenHub::File(directory) => {
                 let sink = FileSink::new(directory, checkpoint, labels.clone());
-                Ok((Worker::start(name, sink, stop, gate)?, Arc::new(HubTopics::File)))
+                Ok((Worker::start(name, sink, stop, gate, claims)?, Arc::new(HubTopics::File)))
             }
             OpenHub::Kafka { session, hub, topics } => {
                 let HubKind::Kafka(kafka) = &hub.kind else { unreachable!("a Kafka hub was opened") };
@@ -150,13 +151,15 @@ impl OpenHub {
                 let producing = Producing::new(topics.clone(), labels.clone(), limits, stop.clone());
                 let worker = match hub.delivery {
                     Delivery::ExactlyOnce => {
-                        Worker::start(name, ExactlyOnce::new(session, checkpoint, producing), stop, gate)?
+                        let sink = ExactlyOnce::new(session, checkpoint, producing);
+                        Worker::start(name, sink, stop, gate, claims)?
                     }
                     Delivery::AtLeastOnce => Worker::start(
                         name,
                         AtLeastOnce::new(kafka, session, checkpoint, producing)?,
                         stop,
                         gate,
+                        claims,
                     )?,
                 };
                 Ok((worker, topics))

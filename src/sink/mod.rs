@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::claim::stage::{self, ClaimSettings};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::Batch;
@@ -129,7 +130,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread, which holds `gate` as long as it lives. It ends when the worker is dropped, or
+    /// Starts the thread, which holds `gate` as long as it lives; with `claims`, another before it that stores what the
+    /// batches claim. It ends when the worker is dropped, or
     /// at the first error; a later batch is then answered by the channel's closing.
     ///
     /// # Errors
@@ -139,9 +141,14 @@ impl Worker {
         sink: impl Sink,
         stop: Stop,
         gate: tokio::sync::OwnedMutexGuard<()>,
+        claims: Option<ClaimSettings>,
     ) -> Result<Worker> {
-        let (batches, receiver) = mpsc::channel(1);
+        let (mut batches, receiver) = mpsc::channel(1);
         let (sender, outcomes) = mpsc::unbounded_channel();
+        if let Some(claims) = claims {
+            let (before, stored) = mpsc::channel(1);
+            stage::start(claims, stored, std::mem::replace(&mut batches, before), sender.clone())?;
+        }
         std::thread::Builder::new()
             .name(format!("sink {name}"))
             .spawn(move || {

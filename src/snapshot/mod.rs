@@ -291,7 +291,7 @@ async fn deliver(
                 delivered.push_back(Delivered { counts: batch.counts(), tables_done });
                 batch.progress = started.progress();
                 batch.rows.whole = Some((batch.rows.changes.len(), batch.progress));
-                let bytes = u64::try_from(batch.bytes.len()).expect("a length fits");
+                let bytes = u64::try_from(batch.size_bytes()).expect("a length fits");
                 batch.sequence = started.ledger.deliver(batch.progress.safe_lsn, bytes, clock.elapsed());
                 permit.send(batch);
             }

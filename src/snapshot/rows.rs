@@ -6,11 +6,23 @@ use crate::change::Cells;
 use crate::error::{Error, Result};
 use crate::wal::pgoutput::Value;
 
-/// One decoded row; its space is used again for the next.
+/// Space that one huge row took is given back beyond this, in bytes.
+const TEXT_BYTES_KEPT_MAX: usize = 8 << 20;
+
+/// One decoded row; its space is used again for the next. Values without an escape stay in the line, so that a large
+/// one is not held twice.
 #[derive(Debug, Default)]
 pub struct CopyRow {
+    /// Of the values that were escaped.
     text: Vec<u8>,
-    fields: Vec<Option<Range<usize>>>,
+    fields: Vec<Option<Field>>,
+}
+
+/// Where a value is.
+#[derive(Debug)]
+enum Field {
+    Line(Range<usize>),
+    Text(Range<usize>),
 }
 
 impl CopyRow {
@@ -21,18 +33,29 @@ impl CopyRow {
     pub fn decode(&mut self, line: &[u8], columns: usize) -> Result<()> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         self.text.clear();
+        self.text.shrink_to(TEXT_BYTES_KEPT_MAX);
         self.fields.clear();
         if columns == 0 && line.is_empty() {
             return Ok(());
         }
+        let mut at = 0;
         for field in line.split(|&byte| byte == b'\t') {
-            if field == b"\\N" {
-                self.fields.push(None);
-                continue;
-            }
-            let start = self.text.len();
-            self.unescape(field)?;
-            self.fields.push(Some(start..self.text.len()));
+            let place = at..at + field.len();
+            at = place.end + 1;
+            let value = match field {
+                b"\\N" => None,
+                _ if memchr::memchr(b'\\', field).is_none() => Some(Field::Line(place)),
+                // A bytea has one escape, at its beginning, of the backslash itself.
+                [b'\\', b'\\', rest @ ..] if memchr::memchr(b'\\', rest).is_none() => {
+                    Some(Field::Line(place.start + 1..place.end))
+                }
+                _ => {
+                    let start = self.text.len();
+                    self.unescape(field)?;
+                    Some(Field::Text(start..self.text.len()))
+                }
+            };
+            self.fields.push(value);
         }
         if self.fields.len() != columns {
             return Err(Error::definite(format!(
@@ -43,10 +66,15 @@ impl CopyRow {
         Ok(())
     }
 
-    /// The values, in the order of the columns.
-    pub fn cells(&self) -> Cells<'_> {
-        let value =
-            |range: &Range<usize>| Value::Text(self.text.get(range.clone()).expect("a range of this row"));
+    /// The values, in the order of the columns; `line`: what was decoded.
+    pub fn cells<'a>(&'a self, line: &'a [u8]) -> Cells<'a> {
+        let value = |field: &Field| {
+            let (bytes, range) = match field {
+                Field::Line(range) => (line, range),
+                Field::Text(range) => (self.text.as_slice(), range),
+            };
+            Value::Text(bytes.get(range.clone()).expect("a range of this row"))
+        };
         self.fields.iter().map(|field| field.as_ref().map_or(Value::Null, value)).collect()
     }
 
@@ -84,7 +112,7 @@ mod tests {
             Value::Text(text) => Some(text.to_vec()),
             _ => None,
         };
-        row.cells().iter().map(owned).collect()
+        row.cells(line).iter().map(owned).collect()
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::pipeline::Pipeline;
 use crate::route::batch::{Batch, Labels};
+use crate::route::claim::Claims;
 use crate::route::event::{Before, EventWriter, RowEvent};
 use crate::route::message::MessagePlace;
 use crate::route::outbox::{OutboxPlan, OutboxWriter};
@@ -87,6 +88,10 @@ impl Shared {
         }
     }
 
+    fn claims(&self) -> Option<&Claims> {
+        self.pipeline.events.claims.as_ref()
+    }
+
     /// Lets the workers begin.
     pub fn begin(&self) {
         self.has_begun.send_replace(true);
@@ -153,8 +158,12 @@ pub async fn run(
         shared,
         batches,
         batch: shared.empty_batch(),
-        writer: EventWriter::new(shared.style),
-        outbox: OutboxWriter::new(shared.outbox.labels.clone(), shared.outbox.dead_letter_topic.clone()),
+        writer: EventWriter::new(shared.style, shared.claims().cloned()),
+        outbox: OutboxWriter::new(
+            shared.outbox.labels.clone(),
+            shared.outbox.dead_letter_topic.clone(),
+            shared.claims().cloned(),
+        ),
         row: CopyRow::default(),
     };
     while let Some(chunk) = shared.next_chunk() {
@@ -222,13 +231,18 @@ impl Worker<'_> {
         let columns = table.table.columns.len();
         let mut rows = connection.copy_out(&chunk.copy(table.columns(), "text")).await?;
         loop {
+            if let Some(claims) = self.shared.claims().filter(|claims| !claims.has_room()) {
+                // What is held may be in this very batch.
+                self.flush().await?;
+                claims.room().await;
+            }
             match rows.next_row()? {
                 CopyNext::Row(line) => {
                     let number = table.add_rows(1);
                     self.row.decode(line, columns)?;
                     match &table.plan {
-                        CopyPlan::Events(plan) => self.write(table, plan, number)?,
-                        CopyPlan::Outbox(plan) => self.write_outbox(table, plan, number),
+                        CopyPlan::Events(plan) => self.write(table, plan, number, line)?,
+                        CopyPlan::Outbox(plan) => self.write_outbox(table, plan, number, line),
                         CopyPlan::Rows(_) => unreachable!("rows are relayed to their replica"),
                     }
                     failpoint::hit("snapshot.in-table");
@@ -244,8 +258,8 @@ impl Worker<'_> {
         }
     }
 
-    fn write(&mut self, table: &CopyTable, plan: &TablePlan, number: u64) -> Result<()> {
-        let cells = self.row.cells();
+    fn write(&mut self, table: &CopyTable, plan: &TablePlan, number: u64, line: &[u8]) -> Result<()> {
+        let cells = self.row.cells(line);
         let event = RowEvent {
             op: Op::Read,
             lsn: table.copied_at,
@@ -257,9 +271,10 @@ impl Worker<'_> {
         self.writer.write_row(&mut self.batch, plan, &table.stamp, &event)
     }
 
-    fn write_outbox(&mut self, table: &CopyTable, plan: &OutboxPlan, number: u64) {
+    fn write_outbox(&mut self, table: &CopyTable, plan: &OutboxPlan, number: u64, line: &[u8]) {
         let place = MessagePlace { lsn: table.copied_at, number };
-        let is_dead = self.outbox.insert(&mut self.batch, (plan, &table.stamp), place, &self.row.cells());
+        let cells = self.row.cells(line);
+        let is_dead = self.outbox.insert(&mut self.batch, (plan, &table.stamp), place, &cells);
         if is_dead {
             metrics::dead_letters(&self.shared.pipeline.slot, 1);
         }
@@ -288,7 +303,7 @@ impl Worker<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.batch.bytes.len() >= BATCH_BYTES_MAX
+        self.batch.size_bytes() >= BATCH_BYTES_MAX
             || self.batch.len() + self.batch.tables.len() >= BATCH_EVENTS_MAX
     }
 

@@ -29,6 +29,7 @@ mod indexes;
 mod filters;
 mod partitions;
 mod pushdown;
+mod claims;
 mod looked_up;
 mod check;
 mod demo;

@@ -253,7 +253,7 @@ fn case_t4_a_large_transaction_needs_little_memory() {
 }
 
 /// The most memory that a process has had so far; `None` once it is gone.
-fn peak_memory_kib(id: u32) -> Option<u64> {
+pub fn peak_memory_kib(id: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()

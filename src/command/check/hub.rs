@@ -22,6 +22,9 @@ use crate::wal::client::classify;
 /// Kafka's default of `max.message.bytes`: below it, ordinary rows with a text column may not pass.
 const MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
 
+/// Room for a message's key, headers and framing beside its value.
+const HEADER_BYTES: u64 = 2048;
+
 /// The hub, as it was found.
 pub struct HubView {
     /// What is stored about the pipeline.
@@ -99,6 +102,7 @@ pub async fn topics(pipeline: &Pipeline, view: HubView, source: &SourceView, rep
     let done = match (&pipeline.config.hub.kind, view.kafka) {
         (HubKind::Kafka(hub), Some(preflight)) => {
             let (hub, name, report) = (hub.clone(), pipeline.name(), report.clone());
+            let threshold_bytes = pipeline.config.claim_check.as_ref().map(|claims| claims.threshold_bytes);
             let wanted: BTreeSet<String> = source.topics.iter().map(|(_, topic)| topic.clone()).collect();
             let toasted: BTreeMap<String, String> = source
                 .topics
@@ -110,10 +114,11 @@ pub async fn topics(pipeline: &Pipeline, view: HubView, source: &SourceView, rep
                 })
                 .collect();
             let tombstones = pipeline.config.hub.tombstones;
+            let tables = (wanted, toasted);
             blocking(move || {
-                let compacted = kafka_topics(&hub, &name, &preflight, &wanted, &toasted, &report)?;
+                let compacted = kafka_topics((&hub, threshold_bytes), &name, &preflight, &tables, &report)?;
                 if tombstones {
-                    uncompacted(&wanted, &compacted, &report);
+                    uncompacted(&tables.0, &compacted, &report);
                 }
                 Ok(())
             })
@@ -128,11 +133,10 @@ pub async fn topics(pipeline: &Pipeline, view: HubView, source: &SourceView, rep
 }
 
 fn kafka_topics(
-    hub: &KafkaHub,
+    (hub, threshold_bytes): (&KafkaHub, Option<usize>),
     name: &str,
     preflight: &Preflight,
-    wanted: &BTreeSet<String>,
-    toasted: &BTreeMap<String, String>,
+    (wanted, toasted): &(BTreeSet<String>, BTreeMap<String, String>),
     report: &Report,
 ) -> Result<BTreeSet<String>> {
     let (existing, missing): (Vec<String>, Vec<String>) =
@@ -186,11 +190,16 @@ fn kafka_topics(
         };
         limits.extend(of_new);
     }
-    if let Some((bytes, whose)) = limits.into_iter().min() {
+    let smallest = limits.into_iter().min();
+    if let Some(threshold_bytes) = threshold_bytes {
+        if let Some((bytes, whose)) = smallest {
+            above_threshold(threshold_bytes, bytes, &whose, report);
+        }
+    } else if let Some((bytes, whose)) = smallest {
         let message = format!(
             "an event may have at most {bytes} bytes ({whose}, max.message.bytes): a larger one stops the pipeline"
         );
-        let remedy = "raise max.message.bytes of the topic (message.max.bytes of the broker), or exclude large columns";
+        let remedy = "add a [claim_check] section, or raise max.message.bytes of the topic (message.max.bytes of the broker), or exclude large columns";
         if bytes < MESSAGE_BYTES_DEFAULT {
             report.warning("hub.topic", message, remedy);
         } else {
@@ -220,6 +229,20 @@ fn uncompacted(wanted: &BTreeSet<String>, compacted: &BTreeSet<String>, report: 
             "hub.tombstones",
             format!("{number} topics are not compacted, so their tombstones remove nothing: {first}"),
             "set cleanup.policy=compact for them; tables with large values then need REPLICA IDENTITY FULL, or a compacted topic may lose the only copy of one",
+        );
+    }
+}
+
+/// What is not claimed has to fit, with its key and headers.
+fn above_threshold(threshold_bytes: usize, bytes: u64, whose: &str, report: &Report) {
+    let threshold_bytes = u64::try_from(threshold_bytes).unwrap_or(u64::MAX);
+    let needed = threshold_bytes.saturating_add(HEADER_BYTES);
+    if needed > bytes {
+        let at_most = bytes.saturating_sub(HEADER_BYTES);
+        report.fault(
+            "claim_check.threshold_bytes",
+            format!("events of up to {threshold_bytes} bytes travel inline, and an event may have at most {bytes} ({whose}, max.message.bytes)"),
+            format!("set threshold_bytes = {at_most} or less, or raise max.message.bytes to {needed}"),
         );
     }
 }

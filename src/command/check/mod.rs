@@ -6,6 +6,7 @@
 //! whether slot and checkpoint belong together) comes after them. Every step has a deadline of its own; what
 //! was found before one is told. DESIGN sections 3 and 7; issue 3, "What bad input gets".
 
+mod claims;
 mod filters;
 mod hub;
 mod outbox;
@@ -92,7 +93,9 @@ async fn examine(pipeline: &Pipeline, report: &Report) {
     match &pipeline.replica {
         None => {
             let hub = within("hub", SIDE_TIME_MAX, report, hub::examine(pipeline, report));
-            let (source, hub) = tokio::join!(source, hub);
+            let claims =
+                within("claim_check.store", SIDE_TIME_MAX, report, claims::examine(pipeline, report));
+            let (source, hub, _) = tokio::join!(source, hub, claims);
             let (Some(source), hub) = (source.flatten(), hub.flatten()) else { return };
             let stored = hub.as_ref().map(|hub| hub.stored.clone());
             let topics = async {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
+use crate::claim::ClaimStore;
 use crate::config::{Config, Format, HubKind};
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
@@ -26,7 +27,7 @@ use crate::route::format::message_topic;
 use crate::route::template::{Topic, TopicNames};
 use crate::wal::catalog;
 use crate::wal::client::connect;
-use printer::Printer;
+use printer::{Printer, Resolver};
 
 /// After a signal, how long the event that is being printed may take.
 const LAST_LINE_TIME: Duration = Duration::from_millis(500);
@@ -103,7 +104,7 @@ impl Selection {
 /// Prints until the count is reached, or asked to end.
 ///
 /// # Errors
-/// No such topic; the hub cannot be read; an event travels by claim check and `--resolve` is given.
+/// No such topic; the hub cannot be read; with `--resolve`, an object that is missing or altered.
 pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failure> {
     if arguments.count == Some(0) {
         return Ok(());
@@ -124,7 +125,14 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failure> {
         from_beginning: arguments.from_beginning,
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let printer = Printer::new(&arguments, stop.clone());
+    let resolver = match &pipeline.config.claim_check {
+        Some(claim_check) if arguments.resolve => {
+            let (store, runtime) = (ClaimStore::open(claim_check).await, tokio::runtime::Handle::current());
+            Some(Resolver { store, address: claim_check.store.clone(), runtime })
+        }
+        _ => None,
+    };
+    let printer = Printer::new(&arguments, resolver, stop.clone());
     let hub = pipeline.config.hub.clone();
     let follow = blocking(move || match &hub.kind {
         HubKind::Kafka(kafka) => kafka::follow(kafka, &selection, printer),

@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::runtime::Handle;
 
 use super::Arguments;
+use crate::claim::ClaimStore;
+use crate::claim::resolve::resolve;
+use crate::config::ClaimStoreAddress;
 use crate::error::{Error, Result};
 
 /// Of an event's data a terminal shows so many characters.
@@ -20,7 +24,18 @@ pub struct Printer {
     left: Option<u64>,
     is_for_people: bool,
     must_resolve: bool,
+    resolver: Option<Resolver>,
     stop: Arc<AtomicBool>,
+}
+
+/// What `--resolve` needs: printing is blocking code.
+pub struct Resolver {
+    /// Where the objects are.
+    pub store: ClaimStore,
+    /// The same, as configured.
+    pub address: ClaimStoreAddress,
+    /// What waits for the store.
+    pub runtime: Handle,
 }
 
 /// What a line for people shows, and what `--resolve` looks at.
@@ -46,13 +61,14 @@ struct Shown<'e> {
 
 impl Printer {
     /// As the arguments and the kind of stdout say; `stop` is set from outside.
-    pub fn new(arguments: &Arguments, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(arguments: &Arguments, resolver: Option<Resolver>, stop: Arc<AtomicBool>) -> Self {
         let stdout = std::io::stdout();
         Printer {
             is_for_people: stdout.is_terminal() && !arguments.json,
             out: BufWriter::new(stdout),
             left: arguments.count,
             must_resolve: arguments.resolve,
+            resolver,
             stop,
         }
     }
@@ -70,12 +86,21 @@ impl Printer {
     /// Prints an event; `Break`: that was the last one, or nobody reads any more.
     ///
     /// # Errors
-    /// Definite: it travels by claim check, and `--resolve` was asked for.
+    /// With `--resolve`: what it claims cannot be fetched, is missing, or was altered.
     pub fn event(&mut self, value: &[u8]) -> Result<ControlFlow<()>> {
-        if self.must_resolve {
-            resolve(value)?;
-        }
-        let line = line(value, self.is_for_people);
+        let line = match &self.resolver {
+            Some(Resolver { store, address, runtime }) => {
+                let whole = runtime.block_on(resolve(store, address, value));
+                // What was printed before it is out first.
+                let whole = whole.inspect_err(|_| drop(self.out.flush()))?;
+                line(&whole, self.is_for_people)
+            }
+            None if self.must_resolve => {
+                without_claim(value)?;
+                line(value, self.is_for_people)
+            }
+            None => line(value, self.is_for_people),
+        };
         let written = self.out.write_all(&line).and_then(|()| self.out.write_all(b"\n"));
         if let Some(left) = &mut self.left {
             *left -= 1;
@@ -102,14 +127,15 @@ impl Printer {
     }
 }
 
-fn resolve(value: &[u8]) -> Result<()> {
+/// Without a claim store there is nothing to fetch from.
+fn without_claim(value: &[u8]) -> Result<()> {
     let Ok(shown) = serde_json::from_slice::<Shown<'_>>(value) else { return Ok(()) };
     match shown.claim {
         Some(claim) if claim.get() != "null" => Err(Error::definite(format!(
-            "event {} travels by claim check, which this version cannot fetch",
+            "event {} travels by claim check, and the configuration names no claim store",
             shown.id
         ))
-        .with_hint("leave --resolve away to see its reference, or use a version with claim checks")),
+        .with_hint("leave --resolve away to see its reference, or add [claim_check] with its store")),
         _ => Ok(()),
     }
 }
@@ -165,9 +191,10 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_cannot_be_resolved_yet() {
-        resolve(EVENT).expect("it has none");
-        let error = resolve(br#"{"id":"shop/1/2","claim":{"uri":"s3://b/k"}}"#).expect_err("it has one");
+    fn a_claim_needs_a_store() {
+        without_claim(EVENT).expect("it has none");
+        let error =
+            without_claim(br#"{"id":"shop/1/2","claim":{"uri":"s3://b/k"}}"#).expect_err("it has one");
         assert!(error.to_string().contains("shop/1/2") && error.hint().is_some());
     }
 }

@@ -13,6 +13,7 @@ pub use debezium::message_topic;
 pub(in crate::route) use debezium::{DebeziumForm, SourceBlock, write_message as write_debezium_message};
 pub(in crate::route) use tombstone::write_tombstone;
 
+use super::claim::Claims;
 use super::value::Style;
 use crate::config::Format;
 
@@ -27,6 +28,8 @@ pub struct EventSettings {
     pub style: Style,
     /// The source's database, which Debezium's form names.
     pub database: String,
+    /// What takes out of them what is too large, in the outbox's form; `None`: everything travels inline.
+    pub claims: Option<Claims>,
 }
 
 impl Default for EventSettings {
@@ -36,6 +39,7 @@ impl Default for EventSettings {
             tombstones: false,
             style: Style::default(),
             database: String::new(),
+            claims: None,
         }
     }
 }

@@ -79,6 +79,22 @@ impl From<ValueError> for Error {
     }
 }
 
+/// The bytes of a bytea, for those who store it by itself.
+///
+/// # Errors
+/// When the text is not in the hex format.
+pub fn bytes_of_bytea(text: &[u8]) -> Result<Vec<u8>, ValueError> {
+    bytea::decode(text)
+}
+
+/// The text of a value, for those who store it by itself.
+///
+/// # Errors
+/// When it is not valid UTF-8.
+pub fn checked_utf8<'a>(kind: &Kind, text: &'a [u8]) -> Result<&'a str, ValueError> {
+    std::str::from_utf8(text).map_err(|_| ValueError::not_utf8(kind.name()))
+}
+
 /// Appends the JSON of one value that is not NULL. `text` is what the type's output function printed.
 ///
 /// # Errors

@@ -188,7 +188,7 @@ fn send(
 
 fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
     let header = |key, value| Header { key, value: Some(value) };
-    let mut headers = OwnedHeaders::new_with_capacity(7)
+    let mut headers = OwnedHeaders::new_with_capacity(8)
         .insert(header("id", batch.part(&event.id)))
         .insert(header("type", label.event_type.as_bytes()))
         .insert(header("aggregate-type", label.aggregate_type.as_bytes()))
@@ -204,6 +204,9 @@ fn headers(batch: &Batch, event: &Event, label: &Label) -> OwnedHeaders {
         Some(Moved::From(range)) => headers = headers.insert(header(from, batch.part(range))),
         Some(Moved::To(range)) => headers = headers.insert(header(to, batch.part(range))),
         None => {}
+    }
+    if let Some(place) = event.claim_check() {
+        headers = headers.insert(header("claim-check", place.as_bytes()));
     }
     if let Some(range) = &event.traceparent {
         headers = headers.insert(header("traceparent", batch.part(range)));

@@ -48,7 +48,7 @@ impl TooLarge {
     /// The error as long as nobody has looked at the topic's limit.
     pub fn into_error(self) -> Error {
         Error::definite(format!("topic {}, a message of {} bytes", self.topic, self.bytes))
-            .with_hint("raise max.message.bytes of the topic (or message.max.bytes of the broker), or leave the large column out")
+            .with_hint("set [claim_check] with a threshold_bytes below it, raise max.message.bytes of the topic (or message.max.bytes of the broker), or leave the large column out")
             .with_source(self)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::chunk::{Bounds, Chunk};
@@ -242,6 +242,7 @@ impl Reader {
         let asked_at = Instant::now();
         let (mut received, mut bytes) = (0, 0);
         let mut block = Vec::new();
+        let (queue, mut room) = (self.room.clone(), None);
         let mut is_first = true;
         let mut rows =
             self.connection.copy_out(&self.chunk.replace("@CHANGES@", &changes.to_string())).await?;
@@ -249,6 +250,10 @@ impl Reader {
             match rows.next_row()? {
                 CopyNext::Row(sent) => {
                     let Some(row) = row_of(sent, std::mem::take(&mut is_first))? else { continue };
+                    if row.len() >= BLOCK_BYTES {
+                        // Before it is copied: what waits for room would be held twice.
+                        room = Some(room_for(&queue, self.room_max, block.len() + row.len()).await?);
+                    }
                     if block.capacity() == 0 {
                         block.reserve_exact(BLOCK_BYTES.max(row.len()));
                     }
@@ -265,13 +270,18 @@ impl Reader {
                 bytes += block.len();
                 progress.changes.set(received);
                 let notices = rows.take_notices();
-                hand_over(&self.room, self.room_max, items, notices, std::mem::take(&mut block)).await?;
+                let room = match room.take() {
+                    Some(room) => room,
+                    None => room_for(&queue, self.room_max, block.len()).await?,
+                };
+                hand_over(items, notices, std::mem::take(&mut block), room).await?;
             }
         }
         bytes += block.len();
         progress.changes.set(received);
         let notices = self.connection.take_notices();
-        hand_over(&self.room, self.room_max, items, notices, block).await?;
+        let room = room_for(&queue, self.room_max, block.len()).await?;
+        hand_over(items, notices, block, room).await?;
         let at = self.position().await?;
         Ok(Chunk {
             asked: changes,
@@ -295,22 +305,28 @@ impl Reader {
     }
 }
 
+/// Waits for room in the queue.
+async fn room_for(queue: &Arc<Semaphore>, room_max: u32, bytes: usize) -> Result<OwnedSemaphorePermit> {
+    let share = u32::try_from(bytes / ROOM_BYTES).unwrap_or(u32::MAX).clamp(1, room_max);
+    queue.clone().acquire_many_owned(share).await.map_err(|_| gone())
+}
+
+fn gone() -> Error {
+    Error::transient("nobody reads any more")
+}
+
 async fn hand_over(
-    room: &Arc<Semaphore>,
-    room_max: u32,
     items: &mpsc::Sender<Item>,
     notices: Vec<crate::wal::sqlstate::Notice>,
     bytes: Vec<u8>,
+    room: OwnedSemaphorePermit,
 ) -> Result<()> {
-    let gone = || Error::transient("nobody reads any more");
     if !notices.is_empty() {
         items.send(Item::Notices(notices)).await.map_err(|_| gone())?;
     }
     if bytes.is_empty() {
         return Ok(());
     }
-    let share = u32::try_from(bytes.len() / ROOM_BYTES).unwrap_or(u32::MAX).clamp(1, room_max);
-    let room = room.clone().acquire_many_owned(share).await.map_err(|_| gone())?;
     let block = Block { bytes, taken: 0, received_at: now(), _room: room };
     items.send(Item::Rows(block)).await.map_err(|_| gone())
 }

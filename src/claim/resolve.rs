@@ -1,0 +1,177 @@
+//! The reading side: the whole event behind what was published, fetched and verified.
+//!
+//! Comes in: an event's value. Goes out: the same event with everything in it. Always holds: what does not have the
+//! size and the sha256 of its reference is an error, never shown; only the keys that this very event can have are
+//! fetched, since what looks like a reference may be a row's own JSON.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::ClaimStore;
+use crate::config::ClaimStoreAddress;
+use crate::error::{Error, Result};
+use crate::route::claim::{self, ColumnPlace};
+use crate::route::value;
+
+/// What stands in an event in place of an object.
+#[derive(Debug, Deserialize)]
+struct Reference<'e> {
+    #[serde(borrow)]
+    uri: Cow<'e, str>,
+    bytes: usize,
+    #[serde(borrow)]
+    sha256: Cow<'e, str>,
+    #[serde(borrow)]
+    content_type: Cow<'e, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ColumnReference<'e> {
+    #[serde(borrow, rename = "$claim")]
+    claim: Reference<'e>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'e> {
+    #[serde(borrow)]
+    id: Cow<'e, str>,
+    #[serde(borrow, default)]
+    source: Option<Table<'e>>,
+    #[serde(borrow, default)]
+    data: Option<&'e RawValue>,
+    #[serde(borrow, default)]
+    before: Option<&'e RawValue>,
+    #[serde(borrow, default)]
+    claim: Option<Reference<'e>>,
+}
+
+#[derive(Deserialize)]
+struct Table<'e> {
+    #[serde(borrow)]
+    name: Cow<'e, str>,
+    #[serde(borrow, default)]
+    schema: Option<Cow<'e, str>>,
+    #[serde(borrow, default)]
+    table: Option<Cow<'e, str>>,
+}
+
+/// The event with everything that it claims in its place; what is no event is returned as it is.
+///
+/// # Errors
+/// Definite, naming event and object: it is missing, or altered. Else what the store says.
+pub async fn resolve(store: &ClaimStore, address: &ClaimStoreAddress, value: &[u8]) -> Result<Vec<u8>> {
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(value) else { return Ok(value.to_vec()) };
+    let Some(reference) = &envelope.claim else {
+        return resolve_columns(store, address, value, &envelope).await;
+    };
+    let directory = directory_of(&envelope);
+    let key = claim::event_key(&directory, &envelope.id);
+    if address.uri(&key) != reference.uri {
+        return Err(Error::definite(format!(
+            "event {} is at {}, which is not in the claim store",
+            envelope.id, reference.uri
+        ))
+        .with_hint(format!(
+            "set claim_check.store to what it was when the event was published; now it would be {}",
+            address.uri(&key)
+        )));
+    }
+    let whole = fetch(store, &key, &envelope.id, reference).await?;
+    let inner: Envelope<'_> = serde_json::from_slice(&whole).map_err(|error| {
+        Error::definite(format!("what event {} claims is no event", envelope.id)).with_source(error)
+    })?;
+    resolve_columns(store, address, &whole, &inner).await
+}
+
+async fn resolve_columns(
+    store: &ClaimStore,
+    address: &ClaimStoreAddress,
+    value: &[u8],
+    envelope: &Envelope<'_>,
+) -> Result<Vec<u8>> {
+    let directory = directory_of(envelope);
+    let mut pieces: Vec<(Range<usize>, Vec<u8>)> = Vec::new();
+    for (row, is_before) in [(envelope.data, false), (envelope.before, true)] {
+        // Of a message the payload may be anything.
+        let columns =
+            row.and_then(|row| serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(row.get()).ok());
+        for (column, text) in columns.into_iter().flatten() {
+            let Ok(ColumnReference { claim: reference }) = serde_json::from_str(text.get()) else { continue };
+            let place = ColumnPlace {
+                directory: &directory,
+                id: &envelope.id,
+                column: &column,
+                is_before,
+                relation: "",
+            };
+            let key = place.key();
+            if address.uri(&key) != reference.uri {
+                continue;
+            }
+            let body = fetch(store, &key, &envelope.id, &reference).await?;
+            let start = text.get().as_ptr().addr() - value.as_ptr().addr();
+            pieces.push((start..start + text.get().len(), inline(&body, &reference.content_type)));
+        }
+    }
+    pieces.sort_by_key(|(range, _)| range.start);
+    let mut whole = Vec::with_capacity(value.len());
+    let mut at = 0;
+    for (range, piece) in pieces {
+        whole.extend_from_slice(value.get(at..range.start).expect("parts of it, in their order"));
+        whole.extend_from_slice(&piece);
+        at = range.end;
+    }
+    whole.extend_from_slice(value.get(at..).expect("parts of it, in their order"));
+    Ok(whole)
+}
+
+/// A column's object in the form that it has in an event.
+fn inline(body: &[u8], content_type: &str) -> Vec<u8> {
+    match content_type {
+        claim::JSON => {
+            body.iter().map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }).collect()
+        }
+        claim::BINARY => format!("\"{}\"", STANDARD.encode(body)).into_bytes(),
+        _ => {
+            let mut text = Vec::with_capacity(body.len() + 2);
+            value::write_str(&mut text, &String::from_utf8_lossy(body));
+            text
+        }
+    }
+}
+
+async fn fetch(store: &ClaimStore, key: &str, id: &str, reference: &Reference<'_>) -> Result<Bytes> {
+    let Reference { uri, bytes, sha256, .. } = reference;
+    let Some(body) = store.get(key).await? else {
+        return Err(Error::definite(format!("event {id}: {uri} is missing")).with_hint(
+            "restore the object; or see whether a lifecycle rule of the bucket removes objects before the topic's retention ends",
+        ));
+    };
+    let found: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    if body.len() != *bytes || found != *sha256 {
+        return Err(Error::definite(format!(
+            "event {id}: {uri} was altered: it has {} bytes and the sha256 {found}, published were {bytes} bytes and {sha256}",
+            body.len()
+        ))
+        .with_hint("restore the object, and see who else may write in the claim store"));
+    }
+    Ok(body)
+}
+
+/// Where the objects of the event's table are.
+fn directory_of(envelope: &Envelope<'_>) -> String {
+    let Some(Table { name, schema, table }) = &envelope.source else { return String::new() };
+    match (schema, table) {
+        (Some(schema), Some(table)) => claim::directory(name, schema, table),
+        _ => claim::directory_of_messages(name),
+    }
+}
