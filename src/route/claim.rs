@@ -62,15 +62,18 @@ impl Drop for Held {
     }
 }
 
-/// Where in the batch's buffer a written event stands: `{...,"data":` data and before `,"unchanged":...,"claim":null}`.
+/// Where in the batch's buffer a written event stands: `{...,"data":` data and before `,"unchanged":...,"claim":` null, and
+/// what follows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Written {
+pub(in crate::route) struct Written {
     /// Its first byte.
     pub start: usize,
     /// Behind `"data":`.
     pub data: usize,
     /// Before `,"unchanged":`.
     pub unchanged: usize,
+    /// Behind `"claim":`.
+    pub claim: usize,
 }
 
 /// Takes out what is too large.
@@ -100,7 +103,7 @@ impl Claims {
     }
 
     /// Whether an event, or a column's value, of so many bytes is too large.
-    pub(super) fn is_large(&self, bytes: usize) -> bool {
+    pub(in crate::route) fn is_large(&self, bytes: usize) -> bool {
         bytes > self.claim_check.threshold_bytes
     }
 
@@ -114,7 +117,7 @@ impl Claims {
     }
 
     /// Takes the event that ends the buffer out of it, and writes its envelope in its place.
-    pub(super) fn take_event(
+    pub(in crate::route) fn take_event(
         &self,
         out: &mut Vec<u8>,
         written: Written,
@@ -126,12 +129,13 @@ impl Claims {
         let at = |place: usize| place - written.start;
         let (head, rest) = claim.body.split_at(at(written.data));
         let (_, rest) = rest.split_at(at(written.unchanged) - at(written.data));
-        let rest = rest.strip_suffix(b"null}").expect("an event ends without a claim");
+        let (rest, end) = rest.split_at(at(written.claim) - at(written.unchanged));
+        let end = end.strip_prefix(b"null").expect("an event is written without a claim");
         out.extend_from_slice(head);
         out.extend_from_slice(br#"null,"before":null"#);
         out.extend_from_slice(rest);
         write_reference(out, &claim);
-        out.push(b'}');
+        out.extend_from_slice(end);
         claim
     }
 
@@ -150,7 +154,11 @@ impl Claims {
             return Ok(None);
         }
         let (body, content_type) = match kind {
-            Kind::Bytea => (value::bytes_of_bytea(text)?, BINARY),
+            Kind::Bytea => {
+                let mut body = Vec::with_capacity(text.len() / 2);
+                value::write_bytes(&mut body, text)?;
+                (body, BINARY)
+            }
             Kind::Text => (value::checked_utf8(kind, text)?.as_bytes().to_vec(), TEXT),
             Kind::Json => (value::checked_utf8(kind, text)?.as_bytes().to_vec(), JSON),
             other => {
@@ -218,13 +226,20 @@ pub fn directory_of_messages(source_name: &str) -> String {
 
 /// `<source>/<schema>/<table>/`: what the keys of a table's objects begin with.
 pub fn directory(source_name: &str, schema: &str, table: &str) -> String {
-    let part = |text| utf8_percent_encode(text, PART);
     format!("{}/{}/{}/", part(source_name), part(schema), part(table))
+}
+
+/// A name as one part of a path. A name of PostgreSQL may be `..`.
+fn part(name: &str) -> String {
+    match name {
+        "." | ".." => name.replace('.', "%2E"),
+        name => utf8_percent_encode(name, PART).to_string(),
+    }
 }
 
 /// What `check` stores for a moment, beside the tables' objects; `nonce`: of this process.
 pub fn probe(claim_check: &ClaimCheck, source_name: &str, nonce: u32) -> Claim {
-    let key = format!("{}/walgate-check-{nonce}", utf8_percent_encode(source_name, PART));
+    let key = format!("{}/walgate-check-{nonce}", part(source_name));
     let body = Bytes::from_static(b"probe\n");
     Claims::new(claim_check.clone(), usize::MAX).claim(key, body, TEXT, "none")
 }
@@ -279,8 +294,12 @@ mod tests {
     fn take(threshold_bytes: usize, before: &[u8]) -> (Vec<u8>, Option<Claim>) {
         let mut out = before.to_vec();
         let place = |text| out.len() + EVENT.find(text).expect(text);
-        let written =
-            Written { start: out.len(), data: place("{\"a\":\"b\"}"), unchanged: place(",\"unchanged\"") };
+        let written = Written {
+            start: out.len(),
+            data: place("{\"a\":\"b\"}"),
+            unchanged: place(",\"unchanged\""),
+            claim: place("null}"),
+        };
         out.extend_from_slice(EVENT.as_bytes());
         let taker = claims(threshold_bytes);
         let is_large = taker.is_large(out.len() - written.start);
@@ -347,5 +366,6 @@ mod tests {
         assert_eq!(key("before.photo", false), "s%2F1%2F2.before%2Ephoto");
         assert_eq!(key("json", false), "s%2F1%2F2.%6Ason");
         assert_eq!(directory("a/b", "p", "t.é"), "a%2Fb/p/t.%C3%A9/");
+        assert_eq!(directory("a", "..", "."), "a/%2E%2E/%2E/", "it stays within the store");
     }
 }

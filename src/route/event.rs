@@ -321,9 +321,9 @@ impl EventWriter {
         out.extend_from_slice(&stamp.origin_json);
         out.extend_from_slice(&plan.schema_json);
         let data = out.len();
-        let mut object = Object { plan, id: id.clone(), is_before: false, claims: &mut claims };
+        let mut object = Object { plan, id: id.clone(), is_before: false, claims: Some(&mut claims) };
         match event.new {
-            Some(cells) => self.write_object(out, &mut object, cells, |_| true)?,
+            Some(cells) => self.write_claiming(out, &mut object, cells, |_| true)?,
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(br#","before":"#);
@@ -331,9 +331,9 @@ impl EventWriter {
         match event.before {
             Before::Unknown => out.extend_from_slice(b"null"),
             Before::Key(cells) => {
-                self.write_object(out, &mut object, cells, |at| plan.selection.is_identity(at))?
+                self.write_claiming(out, &mut object, cells, |at| plan.selection.is_identity(at))?
             }
-            Before::Row(cells) => self.write_object(out, &mut object, cells, |_| true)?,
+            Before::Row(cells) => self.write_claiming(out, &mut object, cells, |_| true)?,
         }
         let unchanged = out.len();
         out.extend_from_slice(br#","unchanged":"#);
@@ -475,7 +475,20 @@ impl EventWriter {
         }
     }
 
+    /// Appends a row with everything in it.
     pub(super) fn write_object(
+        &self,
+        out: &mut Vec<u8>,
+        plan: &TablePlan,
+        cells: &[Value<'_>],
+        takes: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        let mut object = Object { plan, id: 0..0, is_before: false, claims: None };
+        self.write_claiming(out, &mut object, cells, takes)
+    }
+
+    /// Appends a row without the columns that travel by claim check.
+    fn write_claiming(
         &self,
         out: &mut Vec<u8>,
         object: &mut Object<'_>,
@@ -497,9 +510,8 @@ impl EventWriter {
                 Value::Text(text) => {
                     if let Some(claims) = self.claims.as_ref().filter(|_| plan.may_claim(at)) {
                         let value = (&column.kind, *text, &self.style);
-                        let taken = object.claim(claims, out, value, &column.name);
-                        if let Some(claim) = taken.map_err(|error| value_error(plan, at, error))? {
-                            object.claims.push(claim);
+                        let taken = object.take(claims, out, value, &column.name);
+                        if taken.map_err(|error| value_error(plan, at, error))? {
                             continue;
                         }
                     }
@@ -550,21 +562,22 @@ struct Object<'r> {
     /// Where the event's id stands in the batch's buffer.
     id: Range<usize>,
     is_before: bool,
-    /// The columns that were taken out.
-    claims: &'r mut Vec<Claim>,
+    /// The columns that were taken out; `None`: none may be.
+    claims: Option<&'r mut Vec<Claim>>,
 }
 
 impl Object<'_> {
-    fn claim(
-        &self,
+    /// Writes a reference in the place of a value that is too large; false: it is not.
+    fn take(
+        &mut self,
         claims: &Claims,
         out: &mut Vec<u8>,
         value: (&value::Kind, &[u8], &Style),
         column: &str,
-    ) -> Result<Option<Claim>, value::ValueError> {
-        if !claims.is_large(value.1.len()) {
-            return Ok(None);
-        }
+    ) -> Result<bool, value::ValueError> {
+        let Some(taken) = self.claims.as_mut().filter(|_| claims.is_large(value.1.len())) else {
+            return Ok(false);
+        };
         let id = text_of(out, &self.id);
         let place = ColumnPlace {
             directory: &self.plan.claim_directory,
@@ -573,7 +586,10 @@ impl Object<'_> {
             is_before: self.is_before,
             relation: &self.plan.selection.relation,
         };
-        claims.take_column(out, value, &place)
+        let claim = claims.take_column(out, value, &place)?;
+        let is_taken = claim.is_some();
+        taken.extend(claim);
+        Ok(is_taken)
     }
 }
 

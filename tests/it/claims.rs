@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::crash::crashes;
-use crate::support::servers::{folder, free_port};
-use crate::support::{Event, Hub, PATIENCE, S3, Source, Walgate, http, s3, wait_for, wait_until};
+use crate::support::servers::{folder, free_port, kafka_brokers};
+use crate::support::{Event, Hub, PATIENCE, S3, Source, Walgate, http, kafka, s3, wait_for, wait_until};
 use crate::transactions::peak_memory_kib;
 
 /// Small enough for quick tests.
@@ -441,6 +441,24 @@ fn kafka_tells_of_a_claim_in_a_header_whatever_the_promise() {
 }
 
 #[test]
+fn a_tombstone_has_no_claim_of_its_own() {
+    let source = Source::new("claim_tombstone");
+    let hub = Hub::kafka(&source);
+    let store = Store::directory();
+    source.exec("CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t REPLICA IDENTITY FULL");
+    let walgate = Walgate::new(&source, &hub).hub("tombstones = true").section(&store.section(THRESHOLD));
+    walgate.run_until_caught_up();
+    source.exec("INSERT INTO t VALUES (1, repeat('x', 9000))");
+    source.exec("DELETE FROM t");
+    walgate.run_until_caught_up();
+    let records = kafka::read_committed(&kafka_brokers(), &hub.topics());
+    let claims: Vec<bool> = records.iter().map(|one| one.headers.contains_key("claim-check")).collect();
+    assert_eq!(claims, [true, true, false], "{records:#?}");
+    assert_eq!(records[2].value, None);
+    assert_eq!(store.objects().len(), 2);
+}
+
+#[test]
 fn check_stores_reads_and_removes_a_probe() {
     let source = Source::new("claim_check");
     source.exec("CREATE TABLE t (id int PRIMARY KEY)");
@@ -495,6 +513,9 @@ fn memory_is_bounded_however_large_the_rows_are() {
     let walgate = Walgate::new(&source, &hub).section(&s3.section(262_144));
     // 30 MB each: by the copy, and by the stream.
     for (rows, what) in [(12, "the copy"), (24, "the stream")] {
+        if rows > 12 {
+            source.exec("INSERT INTO media SELECT id + 100, photo FROM media");
+        }
         let mut running = walgate.start(&["run", "--until-caught-up"]);
         let mut peak_kib = 0;
         wait_for(what, 4 * PATIENCE, || {
@@ -506,7 +527,6 @@ fn memory_is_bounded_however_large_the_rows_are() {
         assert!(peak_kib > 1024, "nothing was measured");
         eprintln!("{what}: {peak_kib} KiB");
         assert!(peak_kib < 320 << 10, "{what}: {peak_kib} KiB");
-        source.exec("INSERT INTO media SELECT id + 100, photo FROM media WHERE id <= 12");
     }
 }
 
@@ -527,4 +547,36 @@ fn case_d6_a_store_that_refuses_stops_the_pipeline_with_the_remedy() {
     assert!(hub.events().is_empty());
     Walgate::new(&source, &hub).section(&s3.section(THRESHOLD)).run_until_caught_up();
     assert_eq!(hub.events().len(), 1);
+}
+
+#[test]
+fn a_large_outbox_row_travels_as_a_whole_and_keeps_its_headers() {
+    let source = Source::new("claim_outbox");
+    let hub = Hub::file();
+    let store = Store::directory();
+    source.exec("CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate_type text, aggregate_id text, type text, payload jsonb, headers jsonb)");
+    let insert = "INSERT INTO outbox (aggregate_type, aggregate_id, type, payload, headers)";
+    let values = |id: u32, length: usize| {
+        format!(
+            "{insert} VALUES ('Order', '{id}', 'Placed', jsonb_build_object('long', repeat('x', {length})), '{{\"tenant\": \"t\"}}')"
+        )
+    };
+    source.exec(&values(1, 9000));
+    let walgate = Walgate::new(&source, &hub)
+        .section(&store.section(THRESHOLD))
+        .section("[[table]]\nname = \"public.outbox\"\nmode = \"outbox\"\n");
+    walgate.run_until_caught_up();
+    source.exec(&values(2, 9000));
+    source.exec(&values(3, 10));
+    walgate.run_until_caught_up();
+    let events = hub.events();
+    assert_eq!(events.iter().map(is_claimed).collect::<Vec<_>>(), [true, true, false]);
+    for event in &events {
+        let whole = store.whole(event);
+        let length = if event.aggregate_id() == Some("3") { 10 } else { 9000 };
+        assert_eq!(whole["data"], json!({"long": "x".repeat(length)}));
+        assert_eq!((&whole["outbox"], &whole["id"]), (&event.json["outbox"], &event.json["id"]));
+        assert_eq!(event.json["outbox"]["headers"]["tenant"], "t");
+    }
+    assert_eq!(resolved(&walgate, 3), events.iter().map(|event| store.whole(event)).collect::<Vec<_>>());
 }

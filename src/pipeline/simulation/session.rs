@@ -68,7 +68,6 @@ impl<'w> Session<'w> {
             source_name: "shop".into(),
             slot: SLOT.into(),
             topic: TopicTemplate::default(),
-            claims: None,
             takes_messages: true,
             events: EventSettings::default(),
         };

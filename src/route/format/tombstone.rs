@@ -14,5 +14,5 @@ pub(in crate::route) fn write_tombstone(batch: &mut Batch) {
         out.extend_from_within(tombstone.id.clone());
         out.extend_from_slice(b"/t");
     });
-    batch.events.push(Event { id, value: None, ..tombstone });
+    batch.events.push(Event { id, value: None, claims: Vec::new(), ..tombstone });
 }

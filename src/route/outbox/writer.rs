@@ -17,7 +17,8 @@ use crate::change::Cells;
 use crate::config::{Format, PayloadFormat};
 use crate::error::{Error, Result};
 use crate::route::batch::{Batch, Event, Label, LabelId, Labels, headers_of, push_header};
-use crate::route::event::{Stamp, append, append_json_string, write_id};
+use crate::route::claim::{self, Claims, Written};
+use crate::route::event::{Stamp, append, append_json_string, text_of, write_id};
 use crate::route::message::MessagePlace;
 use crate::route::plan::json_string;
 use crate::route::template::{Topic, TopicNames};
@@ -30,6 +31,7 @@ use crate::wal::pgoutput::{Tuple, Value};
 pub struct OutboxWriter {
     labels: Arc<Labels>,
     dead_letter_topic: String,
+    claims: Option<Claims>,
     /// By table, type, aggregate type and topic.
     known: HashMap<Vec<u8>, LabelId>,
     scratch: Vec<u8>,
@@ -42,8 +44,8 @@ const UPDATED: &str = "the row was updated: an outbox row is published once, as 
 
 impl OutboxWriter {
     /// `dead_letter_topic` is `<source.name>.<slot name>.dead-letter`.
-    pub fn new(labels: Arc<Labels>, dead_letter_topic: String) -> Self {
-        OutboxWriter { labels, dead_letter_topic, known: HashMap::new(), scratch: Vec::new() }
+    pub fn new(labels: Arc<Labels>, dead_letter_topic: String, claims: Option<Claims>) -> Self {
+        OutboxWriter { labels, dead_letter_topic, claims, known: HashMap::new(), scratch: Vec::new() }
     }
 
     /// Appends what becomes of a row message.
@@ -83,7 +85,7 @@ impl OutboxWriter {
         let start = batch.bytes.len();
         match self.event(&mut batch.bytes, (plan, stamp), place, row) {
             Ok(event) => {
-                batch.events.push(event);
+                batch.push(event);
                 false
             }
             Err(reason) => {
@@ -178,10 +180,13 @@ impl OutboxWriter {
         out.extend_from_slice(&plan.source_json);
         stamp.write_place(out, place);
         out.extend_from_slice(&plan.schema_json);
+        let data = out.len();
         let has_payload = self.write_payload(out, plan, row)?;
-        out.extend_from_slice(
-            br#","before":null,"unchanged":[],"moved_from":null,"moved_to":null,"claim":null,"outbox":{"id":"#,
-        );
+        out.extend_from_slice(br#","before":null"#);
+        let unchanged = out.len();
+        out.extend_from_slice(br#","unchanged":[],"moved_from":null,"moved_to":null,"claim":"#);
+        let claim = out.len();
+        out.extend_from_slice(br#"null,"outbox":{"id":"#);
         match text(plan, row, at.id)? {
             Some(text) => value::write_str(out, text),
             None => out.extend_from_slice(b"null"),
@@ -189,9 +194,17 @@ impl OutboxWriter {
         out.extend_from_slice(br#","headers":{"#);
         write_headers_json(out, headers.clone());
         out.extend_from_slice(b"}}}");
+        // Without a payload Kafka gets no value at all.
+        let is_large = |taker: &&Claims| has_payload && taker.is_large(out.len() - start);
+        let claims = self.claims.as_ref().filter(is_large).map(|taker| {
+            let directory = claim::directory(&plan.source_name, &plan.schema, &plan.table);
+            let written = Written { start, data, unchanged, claim };
+            taker.take_event(out, written, (&directory, &text_of(out, &id), &plan.relation))
+        });
+        let claims = claims.into_iter().collect();
         let (key, value) = (Some(key), Some(start..out.len()));
         let is_tombstone = !has_payload;
-        Ok(Event { key, value, headers, traceparent, is_tombstone, ..Event::new(label, id) })
+        Ok(Event { key, value, headers, traceparent, is_tombstone, claims, ..Event::new(label, id) })
     }
 
     /// The row's own time, without one the commit's.

@@ -11,22 +11,6 @@ use super::ValueError;
 /// Bytes encoded at a time; a multiple of three, so that only the last block is padded.
 const BLOCK_BYTES: usize = 384;
 
-/// The bytes themselves.
-pub(super) fn decode(text: &[u8]) -> Result<Vec<u8>, ValueError> {
-    let malformed = ValueError::new("bytea", "is not in the hex format");
-    let (pairs, []) = text.strip_prefix(b"\\x").ok_or(malformed)?.as_chunks::<2>() else {
-        return Err(malformed);
-    };
-    let mut bytes = Vec::with_capacity(pairs.len());
-    let mut seen = 0;
-    bytes.extend(pairs.iter().map(|[high, low]| {
-        let (high, low) = (NIBBLES[usize::from(*high)], NIBBLES[usize::from(*low)]);
-        seen |= high | low;
-        high << 4 | low
-    }));
-    if seen > 0xF { Err(malformed) } else { Ok(bytes) }
-}
-
 pub(super) fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), ValueError> {
     let malformed = ValueError::new("bytea", "is not in the hex format");
     let (pairs, []) = text.strip_prefix(b"\\x").ok_or(malformed)?.as_chunks::<2>() else {
@@ -61,14 +45,13 @@ pub(super) fn decode(out: &mut Vec<u8>, text: &[u8]) -> Result<(), ValueError> {
     let (pairs, []) = text.strip_prefix(b"\\x").ok_or(malformed)?.as_chunks::<2>() else {
         return Err(malformed);
     };
-    for [high, low] in pairs {
+    let mut seen = 0;
+    out.extend(pairs.iter().map(|[high, low]| {
         let (high, low) = (NIBBLES[usize::from(*high)], NIBBLES[usize::from(*low)]);
-        if high | low > 0xF {
-            return Err(malformed);
-        }
-        out.push(high << 4 | low);
-    }
-    Ok(())
+        seen |= high | low;
+        high << 4 | low
+    }));
+    if seen > 0xF { Err(malformed) } else { Ok(()) }
 }
 
 /// The value of each hexadecimal digit, of either case; 0xFF for everything else.
@@ -97,7 +80,9 @@ mod tests {
             let mut out = Vec::new();
             write(&mut out, format!("\\x{hex}").as_bytes()).unwrap();
             let base64: String = serde_json::from_slice(&out).unwrap();
-            assert_eq!(decode(format!("\\x{hex}").as_bytes()).unwrap(), bytes);
+            let mut decoded = Vec::new();
+            decode(&mut decoded, format!("\\x{hex}").as_bytes()).unwrap();
+            assert_eq!(decoded, bytes);
             assert_eq!(STANDARD.decode(base64).unwrap(), bytes, "{len} bytes");
         }
     }
@@ -106,7 +91,7 @@ mod tests {
     fn refuses_other_forms() {
         for text in ["", "x00", "\\", "\\x0", "\\xzz", "\\x00 ", "\\000", "abc", "\\x0g"] {
             assert!(write(&mut Vec::new(), text.as_bytes()).is_err(), "{text}");
-            assert!(decode(text.as_bytes()).is_err(), "{text}");
+            assert!(decode(&mut Vec::new(), text.as_bytes()).is_err(), "{text}");
         }
     }
 }

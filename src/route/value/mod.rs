@@ -79,14 +79,6 @@ impl From<ValueError> for Error {
     }
 }
 
-/// The bytes of a bytea, for those who store it by itself.
-///
-/// # Errors
-/// When the text is not in the hex format.
-pub fn bytes_of_bytea(text: &[u8]) -> Result<Vec<u8>, ValueError> {
-    bytea::decode(text)
-}
-
 /// The text of a value, for those who store it by itself.
 ///
 /// # Errors
