@@ -6,6 +6,7 @@
 //! [`stage`]; what reads them is [`resolve`].
 
 mod directory;
+mod forms;
 mod s3;
 pub mod resolve;
 pub mod stage;

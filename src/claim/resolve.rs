@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::ClaimStore;
+use super::{ClaimStore, forms};
 use crate::config::ClaimStoreAddress;
 use crate::error::{Error, Result};
 use crate::route::claim::{self, ColumnPlace};
@@ -23,21 +23,21 @@ use crate::route::value;
 
 /// What stands in an event in place of an object.
 #[derive(Debug, Deserialize)]
-struct Reference<'e> {
+pub(super) struct Reference<'e> {
     #[serde(borrow)]
-    uri: Cow<'e, str>,
-    bytes: usize,
+    pub uri: Cow<'e, str>,
+    pub bytes: usize,
     #[serde(borrow)]
-    sha256: Cow<'e, str>,
+    pub sha256: Cow<'e, str>,
     #[serde(borrow)]
-    content_type: Cow<'e, str>,
+    pub content_type: Cow<'e, str>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ColumnReference<'e> {
+pub(super) struct ColumnReference<'e> {
     #[serde(borrow, rename = "$claim")]
-    claim: Reference<'e>,
+    pub claim: Reference<'e>,
 }
 
 #[derive(Deserialize)]
@@ -69,27 +69,45 @@ struct Table<'e> {
 /// # Errors
 /// Definite, naming event and object: it is missing, or altered. Else what the store says.
 pub async fn resolve(store: &ClaimStore, address: &ClaimStoreAddress, value: &[u8]) -> Result<Vec<u8>> {
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(value) else { return Ok(value.to_vec()) };
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(value) else {
+        let whole = resolve_form(store, address, value).await?;
+        // The data of a CloudEvent may have columns that are elsewhere.
+        return resolve_form(store, address, &whole).await;
+    };
     let Some(reference) = &envelope.claim else {
         return resolve_columns(store, address, value, &envelope).await;
     };
     let directory = directory_of(&envelope);
     let key = claim::event_key(&directory, &envelope.id);
     if address.uri(&key) != reference.uri {
-        return Err(Error::definite(format!(
-            "event {} is at {}, which is not in the claim store",
-            envelope.id, reference.uri
-        ))
-        .with_hint(format!(
-            "set claim_check.store to what it was when the event was published; now it would be {}",
-            address.uri(&key)
-        )));
+        return Err(elsewhere(&envelope.id, &reference.uri, address));
     }
     let whole = fetch(store, &key, &envelope.id, reference).await?;
     let inner: Envelope<'_> = serde_json::from_slice(&whole).map_err(|error| {
         Error::definite(format!("what event {} claims is no event", envelope.id)).with_source(error)
     })?;
     resolve_columns(store, address, &whole, &inner).await
+}
+
+/// An event of another form than our envelope.
+async fn resolve_form(store: &ClaimStore, address: &ClaimStoreAddress, value: &[u8]) -> Result<Vec<u8>> {
+    let Some(found) = forms::find(address, value) else { return Ok(value.to_vec()) };
+    if let Some(uri) = &found.elsewhere {
+        return Err(elsewhere(&found.event, uri, address));
+    }
+    let mut pieces = Vec::with_capacity(found.parts.len());
+    for part in &found.parts {
+        let body = fetch(store, &part.key, &found.event, &part.reference).await?;
+        pieces.push((part.at.clone(), part.inline(&body)));
+    }
+    Ok(splice(value, pieces))
+}
+
+fn elsewhere(id: &str, uri: &str, address: &ClaimStoreAddress) -> Error {
+    Error::definite(format!("event {id} is at {uri}, which is not in the claim store")).with_hint(format!(
+        "set claim_check.store to what it was when the event was published; now it is {}",
+        address.uri("")
+    ))
 }
 
 async fn resolve_columns(
@@ -122,6 +140,11 @@ async fn resolve_columns(
             pieces.push((start..start + text.get().len(), inline(&body, &reference.content_type)));
         }
     }
+    Ok(splice(value, pieces))
+}
+
+/// The value with these pieces in it.
+fn splice(value: &[u8], mut pieces: Vec<(Range<usize>, Vec<u8>)>) -> Vec<u8> {
     pieces.sort_by_key(|(range, _)| range.start);
     let mut whole = Vec::with_capacity(value.len());
     let mut at = 0;
@@ -131,11 +154,11 @@ async fn resolve_columns(
         at = range.end;
     }
     whole.extend_from_slice(value.get(at..).expect("parts of it, in their order"));
-    Ok(whole)
+    whole
 }
 
 /// A column's object in the form that it has in an event.
-fn inline(body: &[u8], content_type: &str) -> Vec<u8> {
+pub(super) fn inline(body: &[u8], content_type: &str) -> Vec<u8> {
     match content_type {
         claim::JSON => {
             body.iter().map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }).collect()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::file::Section;
-use super::{Config, Format, schema};
+use super::schema;
 
 /// The claim store, and what goes there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,17 +140,6 @@ pub(super) fn read(section: &Section<'_>) -> Option<ClaimCheck> {
         store: read_store(section)?,
         threshold_bytes: usize::try_from(threshold).expect("the range of the key is within Int32"),
     })
-}
-
-/// Only the outbox envelope has a place for a reference.
-pub(super) fn refuse_other_forms(root: &Section<'_>, config: &Config) {
-    if config.claim_check.is_some() && config.hub.format != Format::Outbox {
-        root.fault_of_later(
-            "claim_check",
-            "a claim store for a format other than \"outbox\"",
-            "write hub.format = \"outbox\"; or remove [claim_check], and raise the topics' max.message.bytes",
-        );
-    }
 }
 
 fn read_store(section: &Section<'_>) -> Option<ClaimStoreAddress> {

@@ -100,7 +100,6 @@ impl Config {
             replicas,
             path: base_dir.join(Config::FILE_NAME),
         };
-        claim::refuse_other_forms(&root, &config);
         reader.finish().map(|()| config)
     }
 }

@@ -19,7 +19,8 @@ use crate::wal::pgoutput::Value;
 
 /// The content type of a whole event.
 pub const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+/// The content type of a column that is a string.
+pub const TEXT: &str = "text/plain; charset=utf-8";
 /// The content type of a bytea column.
 pub const BINARY: &str = "application/octet-stream";
 
@@ -47,6 +48,17 @@ pub struct Claim {
     pub relation: String,
     /// Goes with the body.
     pub held: Option<Arc<Held>>,
+}
+
+impl Claim {
+    /// The reference as one string: the URI, and what proves the object behind it.
+    pub fn reference(&self) -> String {
+        let mut sha256 = Vec::with_capacity(64);
+        write_sha256(&mut sha256, self);
+        let sha256 = String::from_utf8_lossy(&sha256);
+        let content_type = utf8_percent_encode(self.content_type, PART);
+        format!("{}#bytes={}&sha256={sha256}&content_type={content_type}", self.uri, self.bytes)
+    }
 }
 
 /// Counts a body for as long as it is in memory.
@@ -124,8 +136,7 @@ impl Claims {
         (directory, id, relation): (&str, &str, &str),
     ) -> Claim {
         let body = split_off(out, written.start);
-        let key = event_key(directory, id);
-        let claim = self.claim(key, body, JSON, relation);
+        let claim = self.claim(event_key(directory, id), body, JSON, relation);
         let at = |place: usize| place - written.start;
         let (head, rest) = claim.body.split_at(at(written.data));
         let (_, rest) = rest.split_at(at(written.unchanged) - at(written.data));
@@ -137,6 +148,32 @@ impl Claims {
         write_reference(out, &claim);
         out.extend_from_slice(end);
         claim
+    }
+
+    /// Takes the data that ends the buffer, from `data` on, out of it, as a whole event's object.
+    pub(in crate::route) fn take_data(
+        &self,
+        out: &mut Vec<u8>,
+        data: usize,
+        (directory, id, relation): (&str, &str, &str),
+    ) -> Claim {
+        let body = split_off(out, data);
+        self.claim(event_key(directory, id), body, JSON, relation)
+    }
+
+    /// By how much an event of so many bytes is too large.
+    pub(in crate::route) fn excess(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(self.claim_check.threshold_bytes)
+    }
+
+    /// An object of a column; nothing is written.
+    pub(in crate::route) fn column(
+        &self,
+        body: Vec<u8>,
+        content_type: &'static str,
+        column: &ColumnPlace<'_>,
+    ) -> Claim {
+        self.claim(column.key(), Bytes::from(body), content_type, column.relation)
     }
 
     /// Writes the reference of a column's value in its place, if that is too large; `None`: it is not.
@@ -170,7 +207,7 @@ impl Claims {
         if !self.is_large(body.len()) {
             return Ok(None);
         }
-        let claim = self.claim(column.key(), Bytes::from(body), content_type, column.relation);
+        let claim = self.column(body, content_type, column);
         out.extend_from_slice(br#"{"$claim":"#);
         write_reference(out, &claim);
         out.push(b'}');
@@ -251,12 +288,17 @@ fn write_reference(out: &mut Vec<u8>, claim: &Claim) {
     out.extend_from_slice(br#","bytes":"#);
     out.extend_from_slice(itoa::Buffer::new().format(claim.bytes).as_bytes());
     out.extend_from_slice(br#","sha256":""#);
-    for byte in claim.sha256 {
-        out.extend([byte >> 4, byte & 0xF].map(|nibble| b"0123456789abcdef"[usize::from(nibble)]));
-    }
+    write_sha256(out, claim);
     out.extend_from_slice(br#"","content_type":""#);
     out.extend_from_slice(claim.content_type.as_bytes());
     out.extend_from_slice(br#""}"#);
+}
+
+/// Its 64 hexadecimal digits.
+pub(in crate::route) fn write_sha256(out: &mut Vec<u8>, claim: &Claim) {
+    for byte in claim.sha256 {
+        out.extend([byte >> 4, byte & 0xF].map(|nibble| b"0123456789abcdef"[usize::from(nibble)]));
+    }
 }
 
 /// What stands from `start` on. The larger part keeps the buffer, unless that is far larger than it.
@@ -273,7 +315,12 @@ fn split_off(out: &mut Vec<u8>, start: usize) -> Bytes {
 impl TablePlan {
     /// Whether the value of the column at `at` may be stored by itself: an event's key stays in it.
     pub(super) fn may_claim(&self, at: usize) -> bool {
-        self.claims_columns && !self.selection.key.contains(&at) && !self.aggregate.contains(&at)
+        self.claims_columns && !self.is_key(at)
+    }
+
+    /// Whether the column at `at` is of the key, or of the aggregate's id.
+    pub(super) fn is_key(&self, at: usize) -> bool {
+        self.selection.key.contains(&at) || self.aggregate.contains(&at)
     }
 }
 

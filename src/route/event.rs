@@ -215,7 +215,7 @@ pub struct EventWriter {
     /// How values are written.
     pub style: Style,
     /// What takes out of them what is too large; `None`: everything travels inline.
-    claims: Option<Claims>,
+    pub(super) claims: Option<Claims>,
     key: Vec<u8>,
 }
 
@@ -321,7 +321,7 @@ impl EventWriter {
         out.extend_from_slice(&stamp.origin_json);
         out.extend_from_slice(&plan.schema_json);
         let data = out.len();
-        let mut object = Object { plan, id: id.clone(), is_before: false, claims: Some(&mut claims) };
+        let mut object = Object { plan, id: id.clone(), is_before: false, claims: &mut claims };
         match event.new {
             Some(cells) => self.write_claiming(out, &mut object, cells, |_| true)?,
             None => out.extend_from_slice(b"null"),
@@ -475,20 +475,8 @@ impl EventWriter {
         }
     }
 
-    /// Appends a row with everything in it.
-    pub(super) fn write_object(
-        &self,
-        out: &mut Vec<u8>,
-        plan: &TablePlan,
-        cells: &[Value<'_>],
-        takes: impl Fn(usize) -> bool,
-    ) -> Result<()> {
-        let mut object = Object { plan, id: 0..0, is_before: false, claims: None };
-        self.write_claiming(out, &mut object, cells, takes)
-    }
-
     /// Appends a row without the columns that travel by claim check.
-    fn write_claiming(
+    pub(super) fn write_claiming(
         &self,
         out: &mut Vec<u8>,
         object: &mut Object<'_>,
@@ -557,13 +545,13 @@ fn write_outbox_truncate(
 }
 
 /// One of the two rows of an event.
-struct Object<'r> {
-    plan: &'r TablePlan,
+pub(super) struct Object<'r> {
+    pub plan: &'r TablePlan,
     /// Where the event's id stands in the batch's buffer.
-    id: Range<usize>,
-    is_before: bool,
-    /// The columns that were taken out; `None`: none may be.
-    claims: Option<&'r mut Vec<Claim>>,
+    pub id: Range<usize>,
+    pub is_before: bool,
+    /// The columns that were taken out.
+    pub claims: &'r mut Vec<Claim>,
 }
 
 impl Object<'_> {
@@ -575,9 +563,9 @@ impl Object<'_> {
         value: (&value::Kind, &[u8], &Style),
         column: &str,
     ) -> Result<bool, value::ValueError> {
-        let Some(taken) = self.claims.as_mut().filter(|_| claims.is_large(value.1.len())) else {
+        if !claims.is_large(value.1.len()) {
             return Ok(false);
-        };
+        }
         let id = text_of(out, &self.id);
         let place = ColumnPlace {
             directory: &self.plan.claim_directory,
@@ -588,7 +576,7 @@ impl Object<'_> {
         };
         let claim = claims.take_column(out, value, &place)?;
         let is_taken = claim.is_some();
-        taken.extend(claim);
+        self.claims.extend(claim);
         Ok(is_taken)
     }
 }

@@ -161,11 +161,13 @@ impl MessageWriter {
                 }));
             }
             Format::Debezium => {
-                write_debezium_message(out, &self.source, stamp, place, (OUTBOX_PREFIX, content));
+                let of = (self.claims.as_ref(), self.source_name.as_str(), &*event::text_of(out, &id));
+                claims.extend(write_debezium_message(out, &self.source, stamp, place, content, of));
             }
             Format::CloudEvents => {
                 let of = (self.source_name.as_str(), parsed.aggregate_type.as_str(), parsed.r#type.as_str());
-                write_cloudevents_message(out, of, stamp, place, (&id, &key), payload)?;
+                let content = (payload, self.claims.as_ref());
+                claims.extend(write_cloudevents_message(out, of, stamp, place, (&id, &key), content)?);
             }
         }
         let (key, value) = (Some(key), Some(start..out.len()));

@@ -16,24 +16,24 @@ use crate::support::{Event, Hub, PATIENCE, S3, Source, Walgate, http, kafka, s3,
 use crate::transactions::peak_memory_kib;
 
 /// Small enough for quick tests.
-const THRESHOLD: usize = 4096;
+pub const THRESHOLD: usize = 4096;
 
 /// A claim store of a test's own.
-enum Store {
+pub enum Store {
     Directory(tempfile::TempDir),
     S3(S3),
 }
 
 impl Store {
-    fn directory() -> Self {
+    pub fn directory() -> Self {
         Store::Directory(folder("claims"))
     }
 
-    fn of_each_kind() -> [Self; 2] {
+    pub fn of_each_kind() -> [Self; 2] {
         [Self::directory(), Store::S3(S3::start())]
     }
 
-    fn section(&self, threshold_bytes: usize) -> String {
+    pub fn section(&self, threshold_bytes: usize) -> String {
         match self {
             Store::Directory(folder) => format!(
                 "[claim_check]\nstore = \"file://{}\"\nthreshold_bytes = {threshold_bytes}\n",
@@ -43,7 +43,7 @@ impl Store {
         }
     }
 
-    fn path(&self, uri: &str) -> PathBuf {
+    pub fn path(&self, uri: &str) -> PathBuf {
         match self {
             Store::Directory(_) => {
                 let path = uri.strip_prefix("file://").unwrap_or_else(|| panic!("no file: {uri}"));
@@ -53,7 +53,7 @@ impl Store {
         }
     }
 
-    fn objects(&self) -> Vec<PathBuf> {
+    pub fn objects(&self) -> Vec<PathBuf> {
         match self {
             Store::Directory(folder) => s3::files(folder.path()),
             Store::S3(s3) => s3.objects(),
@@ -85,13 +85,13 @@ impl Store {
     }
 }
 
-fn is_claimed(event: &Event) -> bool {
+pub fn is_claimed(event: &Event) -> bool {
     !event.json["claim"].is_null()
 }
 
 /// What `tail --resolve` prints, event by event.
 #[track_caller]
-fn resolved(walgate: &Walgate, count: usize) -> Vec<Value> {
+pub fn resolved(walgate: &Walgate, count: usize) -> Vec<Value> {
     let output =
         walgate.command(&["tail", "--from-beginning", "--resolve", "--json", "--count", &count.to_string()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -139,7 +139,7 @@ fn case_o3_what_is_over_the_threshold_is_stored_whole_before_it_is_published() {
 }
 
 /// Of the server's own notes there are files as well.
-fn is_object(path: &std::path::Path) -> bool {
+pub fn is_object(path: &std::path::Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
         && !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }

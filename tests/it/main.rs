@@ -30,6 +30,7 @@ mod filters;
 mod partitions;
 mod pushdown;
 mod claims;
+mod claim_forms;
 mod looked_up;
 mod check;
 mod demo;

@@ -55,7 +55,7 @@ struct Shown<'e> {
     data: Option<&'e RawValue>,
     #[serde(borrow, default)]
     before: Option<&'e RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, alias = "dataref")]
     claim: Option<&'e RawValue>,
 }
 

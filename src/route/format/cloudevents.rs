@@ -2,20 +2,26 @@
 //!
 //! Comes in: a plan, a stamp and the row's cells. Goes out: events of the outbox's id, type and key, in the envelope of the
 //! CloudEvents specification (JSON format, Kafka protocol binding). `data` is an object of `row`, `before` and `unchanged`, since
-//! an extension holds no objects or lists; everything else that our envelope has is an extension (`docs/cloudevents.md`).
+//! an extension holds no objects or lists; everything else that our envelope has is an extension (`docs/cloudevents.md`). Data that
+//! are too large are an object of the claim store, which the extension `dataref` names.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::{Batch, Event, Moved};
+use crate::route::claim::{Claim, Claims, directory_of_messages, write_sha256};
 use crate::route::event::{
-    Before, EventWriter, Named, RowEvent, Stamp, append_json_string, write_lsn, write_number, write_unchanged,
+    Before, EventWriter, Named, Object, RowEvent, Stamp, append_json_string, text_of, write_lsn,
+    write_number, write_unchanged,
 };
-use crate::route::message::MessagePlace;
+use crate::route::message::{MessagePlace, OUTBOX_PREFIX};
 use crate::route::plan::{Op, TablePlan, json_string};
 use crate::route::value::{self, Kind, Style};
 use crate::wal::pgoutput::Relation;
+
+/// Before the data.
+const DATA: &[u8] = br#","data":"#;
 
 /// See the module.
 #[derive(Debug)]
@@ -102,31 +108,66 @@ impl EventWriter {
         event: &RowEvent<'_, '_>,
     ) -> Result<bool> {
         let out = &mut batch.bytes;
+        if let Some(taker) = &self.claims {
+            taker.reserve(out, &[event.new, event.before.cells()]);
+        }
         let Named { id, key, has_aggregate, moved } = self.write_named(out, plan, stamp, event)?;
+        let mut claims = Vec::new();
         let start = out.len();
         let subject = has_aggregate.then_some(&key);
         let attributes = Attributes { id: &id, subject, key: &key, moved: moved.as_ref(), lsn: event.lsn };
         write_attributes(out, (&form.head_json, form.op(event.op)), stamp, &attributes)?;
-        out.extend_from_slice(br#","data":{"row":"#);
+        out.extend_from_slice(DATA);
+        let data = out.len();
+        out.extend_from_slice(br#"{"row":"#);
+        let mut object = Object { plan, id: id.clone(), is_before: false, claims: &mut claims };
         match event.new {
-            Some(cells) => self.write_object(out, plan, cells, |_| true)?,
+            Some(cells) => self.write_claiming(out, &mut object, cells, |_| true)?,
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(br#","before":"#);
+        object.is_before = true;
         match event.before {
             Before::Unknown => out.extend_from_slice(b"null"),
-            Before::Key(cells) => self.write_object(out, plan, cells, |at| plan.selection.is_identity(at))?,
-            Before::Row(cells) => self.write_object(out, plan, cells, |_| true)?,
+            Before::Key(cells) => {
+                self.write_claiming(out, &mut object, cells, |at| plan.selection.is_identity(at))?
+            }
+            Before::Row(cells) => self.write_claiming(out, &mut object, cells, |_| true)?,
         }
         out.extend_from_slice(br#","unchanged":"#);
         write_unchanged(out, plan, event.new.unwrap_or_default());
-        out.extend_from_slice(b"}}");
+        out.push(b'}');
+        let of = (plan.claim_directory.as_str(), &id, plan.selection.relation.as_str());
+        claims.extend(end(out, (start, data), self.claims.as_ref(), of));
         let value = Some(start..out.len());
         let traceparent = stamp.append_traceparent(out);
         let label = plan.op(event.op).label;
-        batch.events.push(Event { key: Some(key), value, moved, traceparent, ..Event::new(label, id) });
+        batch.push(Event { key: Some(key), value, moved, traceparent, claims, ..Event::new(label, id) });
         Ok(has_aggregate)
     }
+}
+
+/// Ends an event whose data was written; where it is too large, a reference to its data stays.
+fn end(
+    out: &mut Vec<u8>,
+    (start, data): (usize, usize),
+    claims: Option<&Claims>,
+    (directory, id, relation): (&str, &Range<usize>, &str),
+) -> Option<Claim> {
+    let claim = claims.filter(|claims| claims.is_large(out.len() + 1 - start)).map(|claims| {
+        let claim = claims.take_data(out, data, (directory, &text_of(out, id), relation));
+        out.truncate(data - DATA.len());
+        out.extend_from_slice(br#","dataref":"#);
+        value::write_str(out, &claim.uri);
+        out.extend_from_slice(br#","databytes":"#);
+        out.extend_from_slice(itoa::Buffer::new().format(claim.bytes).as_bytes());
+        out.extend_from_slice(br#","datasha256":""#);
+        write_sha256(out, &claim);
+        out.push(b'"');
+        claim
+    });
+    out.push(b'}');
+    claim
 }
 
 /// Appends the value of a logical message: its payload is the data, as the application wrote it.
@@ -136,8 +177,9 @@ pub(in crate::route) fn write_message(
     stamp: &Stamp,
     place: MessagePlace,
     (id, key): (&Range<usize>, &Range<usize>),
-    payload: &[u8],
-) -> Result<()> {
+    (payload, claims): (&[u8], Option<&Claims>),
+) -> Result<Option<Claim>> {
+    let start = out.len();
     let head = [
         &br#","source":"#[..],
         &json_string(&format!("/walgate/{}", percent_encoded(source_name))),
@@ -149,11 +191,12 @@ pub(in crate::route) fn write_message(
     let op = [&json_string(event_type)[..], br#","walgateop":"message","time":""#].concat();
     let attributes = Attributes { id, subject: Some(key), key, moved: None, lsn: place.lsn };
     write_attributes(out, (&head, &op), stamp, &attributes)?;
-    out.extend_from_slice(br#","data":"#);
+    out.extend_from_slice(DATA);
+    let data = out.len();
     value::write_value(out, &Kind::Json, payload, &Style::default())
         .map_err(|error| Error::definite("a message's payload is not JSON").with_source(error))?;
-    out.push(b'}');
-    Ok(())
+    let directory = directory_of_messages(source_name);
+    Ok(end(out, (start, data), claims, (&directory, id, OUTBOX_PREFIX)))
 }
 
 fn write_attributes(

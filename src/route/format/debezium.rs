@@ -3,18 +3,21 @@
 //! Comes in: a plan, a stamp and the row's cells. Goes out: events whose key is the object of the key columns and whose value is
 //! what a consumer of Debezium's PostgreSQL connector expects under one set of its options (`docs/debezium.md`). Always holds:
 //! every time in it is the commit's, and `sequence` is made of this transaction's own commit, so that a replay is equal.
+//! What is too large for the hub leaves column by column: `referred.rs`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::referred::{Referred, Row};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::route::batch::{Batch, Event, Moved};
+use crate::route::claim::{BINARY, Claim, Claims, ColumnPlace, directory_of_messages};
 use crate::route::event::{
-    Before, EventWriter, RowEvent, Stamp, append, column_name, missing_key, value_error, write_id,
+    EventWriter, RowEvent, Stamp, append, column_name, missing_key, text_of, value_error, write_id,
     write_number,
 };
-use crate::route::message::MessagePlace;
+use crate::route::message::{MessagePlace, OUTBOX_PREFIX};
 use crate::route::plan::{Op, TablePlan, json_string};
 use crate::route::value::{self, DebeziumKind, Style, TypeCatalog};
 use crate::wal::pgoutput::{Relation, Value};
@@ -95,9 +98,9 @@ impl SourceBlock {
 pub(in crate::route) struct DebeziumForm {
     source: SourceBlock,
     /// One for each column of the relation.
-    kinds: Vec<DebeziumKind>,
+    pub(super) kinds: Vec<DebeziumKind>,
     /// Indexes of the key's columns, in its order; empty: the table has no key.
-    key: Vec<usize>,
+    pub(super) key: Vec<usize>,
 }
 
 impl DebeziumForm {
@@ -157,17 +160,17 @@ impl DebeziumForm {
         Ok(start..out.len())
     }
 
-    /// A row: every published column, null where `takes` does not.
+    /// A row: every published column, null where it is not known, a reference where it was taken out.
     fn write_row(
         &self,
         out: &mut Vec<u8>,
         plan: &TablePlan,
-        cells: &[Value<'_>],
+        row: &Row<'_, '_>,
         style: &Style,
-        takes: impl Fn(usize) -> bool,
+        referred: &mut Referred<'_>,
     ) -> Result<()> {
         let mut separator = b'{';
-        for (at, (column, cell)) in plan.columns.iter().zip(cells).enumerate() {
+        for (at, (column, cell)) in plan.columns.iter().zip(row.cells).enumerate() {
             if !column.is_published {
                 continue;
             }
@@ -175,8 +178,11 @@ impl DebeziumForm {
             separator = b',';
             out.extend_from_slice(&column.name_json);
             match cell {
-                _ if !takes(at) => out.extend_from_slice(b"null"),
+                _ if !row.takes(plan, at) => out.extend_from_slice(b"null"),
                 Value::Null => out.extend_from_slice(b"null"),
+                Value::Text(text) if referred.has(row, at) => {
+                    referred.write(out, (plan, self), (row, at), text, style)?;
+                }
                 Value::Text(text) => self.write_value(out, (plan, at), text, style)?,
                 Value::Unchanged => {
                     value::write_unavailable(out, self.kinds.get(at).expect("a kind for each column"));
@@ -249,48 +255,72 @@ impl EventWriter {
             }
             _ => None,
         };
+        let rows = Row::of(event);
+        let name = if self.claims.is_some() { text_of(out, &id) } else { String::new() };
+        let mut referred = Referred::new(self.claims.as_ref(), &name, (plan, form), &rows);
         let start = out.len();
-        out.extend_from_slice(br#"{"before":"#);
-        match event.before {
-            Before::Unknown => out.extend_from_slice(b"null"),
-            Before::Key(cells) => {
-                form.write_row(out, plan, cells, style, |at| plan.selection.is_identity(at))?;
+        loop {
+            let [before, after] = &rows;
+            for (name, row) in [(&br#"{"before":"#[..], before), (br#","after":"#, after)] {
+                out.extend_from_slice(name);
+                match row {
+                    Some(row) => form.write_row(out, plan, row, style, &mut referred)?,
+                    None => out.extend_from_slice(b"null"),
+                }
             }
-            Before::Row(cells) => form.write_row(out, plan, cells, style, |_| true)?,
+            form.write_tail(out, stamp, event.lsn, event.op);
+            if !referred.needs_more(out.len() - start, (plan, form), &rows) {
+                break;
+            }
+            out.truncate(start);
         }
-        out.extend_from_slice(br#","after":"#);
-        match event.new {
-            Some(cells) => form.write_row(out, plan, cells, style, |_| true)?,
-            None => out.extend_from_slice(b"null"),
-        }
-        form.write_tail(out, stamp, event.lsn, event.op);
         let value = Some(start..out.len());
+        let claims = referred.claims();
         let traceparent = stamp.append_traceparent(out);
         // Without a key librdkafka would deal the rows out, and their order would be lost.
         let partition = (!has_key).then_some(0);
         let label = plan.op(event.op).label;
-        batch.events.push(Event { partition, key, value, moved, traceparent, ..Event::new(label, id) });
+        batch.push(Event { partition, key, value, moved, traceparent, claims, ..Event::new(label, id) });
         Ok(has_key)
     }
 }
 
-/// Appends the value of a logical message.
+/// Appends the value of a logical message; what is too large of it is its content, which is returned then.
 pub(in crate::route) fn write_message(
     out: &mut Vec<u8>,
     source: &SourceBlock,
     stamp: &Stamp,
     place: MessagePlace,
-    (prefix, content): (&str, &[u8]),
-) {
+    content: &[u8],
+    (claims, source_name, id): (Option<&Claims>, &str, &str),
+) -> Option<Claim> {
+    let start = out.len();
     out.extend_from_slice(br#"{"op":"m","ts_ms":"#);
     write_signed(out, stamp.facts.at.unix_micros().div_euclid(1000));
     out.extend_from_slice(br#","source":"#);
     source.write(out, stamp, place.lsn);
     out.extend_from_slice(br#","transaction":null,"message":{"prefix":"#);
-    value::write_str(out, prefix);
+    value::write_str(out, OUTBOX_PREFIX);
     out.extend_from_slice(br#","content":""#);
-    out.extend_from_slice(STANDARD.encode(content).as_bytes());
+    let bytes = out.len() - start + content.len().div_ceil(3) * 4 + br#""}}"#.len();
+    let claim = claims.filter(|claims| claims.is_large(bytes)).map(|claims| {
+        let directory = directory_of_messages(source_name);
+        let column = ColumnPlace {
+            directory: &directory,
+            id,
+            column: "content",
+            is_before: false,
+            relation: OUTBOX_PREFIX,
+        };
+        let claim = claims.column(content.to_vec(), BINARY, &column);
+        out.extend_from_slice(claim.reference().as_bytes());
+        claim
+    });
+    if claim.is_none() {
+        out.extend_from_slice(STANDARD.encode(content).as_bytes());
+    }
     out.extend_from_slice(br#""}}"#);
+    claim
 }
 
 fn write_signed(out: &mut Vec<u8>, number: i64) {

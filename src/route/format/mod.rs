@@ -6,6 +6,7 @@
 
 mod cloudevents;
 mod debezium;
+mod referred;
 mod tombstone;
 
 pub(in crate::route) use cloudevents::{CloudEventsForm, write_message as write_cloudevents_message};
@@ -28,7 +29,7 @@ pub struct EventSettings {
     pub style: Style,
     /// The source's database, which Debezium's form names.
     pub database: String,
-    /// What takes out of them what is too large, in the outbox's form; `None`: everything travels inline.
+    /// What takes out of them what is too large; `None`: everything travels inline.
     pub claims: Option<Claims>,
 }
 
