@@ -33,6 +33,9 @@ use crate::wal::url::ConnectUrl;
 
 /// Items on their way to the pipeline; what bounds them is their size.
 const ITEMS_MAX: usize = 256;
+/// With so many left the stream is to be started: what it reads again meanwhile costs the server a processor, which the
+/// destination may need for the rest.
+const ITEMS_LEFT_MAX: usize = 32;
 
 /// What the reader is told.
 #[derive(Clone, Debug)]
@@ -185,7 +188,7 @@ impl Backlog {
     pub async fn fill(&mut self) -> Result<Filled> {
         let item = tokio::select! {
             biased;
-            through = wait_for(&mut self.through) => {
+            through = wait_for(&mut self.through), if self.items.len() <= ITEMS_LEFT_MAX => {
                 self.through = None;
                 match through {
                     Ok(through) => return Ok(Filled::Through(through)),
