@@ -10,9 +10,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::Object;
 use crate::error::{Error, Result};
 use crate::pipeline::start::blocking;
 use crate::route::claim::Claim;
+
+/// What the names of files are until they are whole: this, and so many hexadecimal digits.
+const UNFINISHED: &str = ".new-";
+const UNFINISHED_DIGITS: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -51,6 +56,44 @@ impl Directory {
         })
         .await
     }
+
+    pub(super) async fn list(&self, directory: &str) -> Result<Vec<Object>> {
+        let (root, folder) = (self.path.clone(), self.path.join(directory));
+        blocking(move || {
+            let mut found = Vec::new();
+            list_folder(&root, &folder, &mut found)?;
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// Files that go, or are renamed, meanwhile are left out.
+fn list_folder(root: &Path, folder: &Path, found: &mut Vec<Object>) -> Result<()> {
+    let failed = |error| io_error(folder, "cannot be listed", error);
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let metadata = match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(|error| io_error(&path, "cannot be looked at", error))?,
+        };
+        if metadata.is_dir() {
+            list_folder(root, &path, found)?;
+        } else if let Some(key) = path.strip_prefix(root).ok().and_then(Path::to_str) {
+            let stored_at =
+                metadata.modified().map_err(|error| io_error(&path, "cannot be looked at", error))?;
+            let name = key.rsplit('/').next().unwrap_or(key);
+            let digits = name.strip_prefix(UNFINISHED).unwrap_or_default();
+            let is_unfinished =
+                digits.len() == UNFINISHED_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            found.push(Object { key: key.to_owned(), bytes: metadata.len(), stored_at, is_unfinished });
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, body: &[u8]) -> std::io::Result<()> {
@@ -58,8 +101,8 @@ fn write(path: &Path, body: &[u8]) -> std::io::Result<()> {
     make_folder(folder)?;
     // Short, whatever the key; of the key, so that a crash leaves no more of them than there are objects.
     let name = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let name: String = name.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let temporary = folder.join(format!(".new-{name}"));
+    let name: String = name.iter().take(UNFINISHED_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect();
+    let temporary = folder.join(format!("{UNFINISHED}{name}"));
     let mut file = File::create(&temporary)?;
     file.write_all(body)?;
     file.sync_all()?;

@@ -33,6 +33,22 @@ pub(super) struct Reference<'e> {
     pub content_type: Cow<'e, str>,
 }
 
+impl Reference<'_> {
+    /// Whether an object is the one that was published; else what it is.
+    pub fn compare(&self, body: &[u8]) -> Result<(), String> {
+        let found: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+        match body.len() == self.bytes && found == self.sha256 {
+            true => Ok(()),
+            false => Err(format!(
+                "it has {} bytes and the sha256 {found}, published were {} bytes and {}",
+                body.len(),
+                self.bytes,
+                self.sha256
+            )),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ColumnReference<'e> {
@@ -41,9 +57,9 @@ pub(super) struct ColumnReference<'e> {
 }
 
 #[derive(Deserialize)]
-struct Envelope<'e> {
+pub(super) struct Envelope<'e> {
     #[serde(borrow)]
-    id: Cow<'e, str>,
+    pub id: Cow<'e, str>,
     #[serde(borrow, default)]
     source: Option<Table<'e>>,
     #[serde(borrow, default)]
@@ -51,7 +67,44 @@ struct Envelope<'e> {
     #[serde(borrow, default)]
     before: Option<&'e RawValue>,
     #[serde(borrow, default)]
-    claim: Option<Reference<'e>>,
+    pub claim: Option<Reference<'e>>,
+}
+
+/// A column's value that is an object of its own: its key, and where the reference stands.
+pub(super) struct ClaimedColumn<'e> {
+    pub key: String,
+    pub reference: Reference<'e>,
+    text: &'e str,
+}
+
+impl<'e> Envelope<'e> {
+    /// The key of the object that the whole event would be.
+    pub fn key(&self) -> String {
+        claim::event_key(&directory_of(self), &self.id)
+    }
+
+    /// The columns that claim an object that can only be theirs, in no order.
+    pub fn claimed_columns(&self, address: &ClaimStoreAddress) -> Vec<ClaimedColumn<'e>> {
+        let directory = directory_of(self);
+        let mut claimed = Vec::new();
+        for (row, is_before) in [(self.data, false), (self.before, true)] {
+            // Of a message the payload may be anything.
+            let columns = row
+                .and_then(|row| serde_json::from_str::<BTreeMap<Cow<'e, str>, &'e RawValue>>(row.get()).ok());
+            for (column, text) in columns.into_iter().flatten() {
+                let Ok(ColumnReference { claim: reference }) = serde_json::from_str(text.get()) else {
+                    continue;
+                };
+                let (id, column) = (&*self.id, &*column);
+                let place = ColumnPlace { directory: &directory, id, column, is_before, relation: "" };
+                let key = place.key();
+                if address.uri(&key) == reference.uri {
+                    claimed.push(ClaimedColumn { key, reference, text: text.get() });
+                }
+            }
+        }
+        claimed
+    }
 }
 
 #[derive(Deserialize)]
@@ -77,8 +130,7 @@ pub async fn resolve(store: &ClaimStore, address: &ClaimStoreAddress, value: &[u
     let Some(reference) = &envelope.claim else {
         return resolve_columns(store, address, value, &envelope).await;
     };
-    let directory = directory_of(&envelope);
-    let key = claim::event_key(&directory, &envelope.id);
+    let key = envelope.key();
     if address.uri(&key) != reference.uri {
         return Err(elsewhere(&envelope.id, &reference.uri, address));
     }
@@ -116,35 +168,17 @@ async fn resolve_columns(
     value: &[u8],
     envelope: &Envelope<'_>,
 ) -> Result<Vec<u8>> {
-    let directory = directory_of(envelope);
     let mut pieces: Vec<(Range<usize>, Vec<u8>)> = Vec::new();
-    for (row, is_before) in [(envelope.data, false), (envelope.before, true)] {
-        // Of a message the payload may be anything.
-        let columns =
-            row.and_then(|row| serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(row.get()).ok());
-        for (column, text) in columns.into_iter().flatten() {
-            let Ok(ColumnReference { claim: reference }) = serde_json::from_str(text.get()) else { continue };
-            let place = ColumnPlace {
-                directory: &directory,
-                id: &envelope.id,
-                column: &column,
-                is_before,
-                relation: "",
-            };
-            let key = place.key();
-            if address.uri(&key) != reference.uri {
-                continue;
-            }
-            let body = fetch(store, &key, &envelope.id, &reference).await?;
-            let start = text.get().as_ptr().addr() - value.as_ptr().addr();
-            pieces.push((start..start + text.get().len(), inline(&body, &reference.content_type)));
-        }
+    for ClaimedColumn { key, reference, text } in envelope.claimed_columns(address) {
+        let body = fetch(store, &key, &envelope.id, &reference).await?;
+        let start = text.as_ptr().addr() - value.as_ptr().addr();
+        pieces.push((start..start + text.len(), inline(&body, &reference.content_type)));
     }
     Ok(splice(value, pieces))
 }
 
 /// The value with these pieces in it.
-fn splice(value: &[u8], mut pieces: Vec<(Range<usize>, Vec<u8>)>) -> Vec<u8> {
+pub(super) fn splice(value: &[u8], mut pieces: Vec<(Range<usize>, Vec<u8>)>) -> Vec<u8> {
     pieces.sort_by_key(|(range, _)| range.start);
     let mut whole = Vec::with_capacity(value.len());
     let mut at = 0;
@@ -173,20 +207,16 @@ pub(super) fn inline(body: &[u8], content_type: &str) -> Vec<u8> {
 }
 
 async fn fetch(store: &ClaimStore, key: &str, id: &str, reference: &Reference<'_>) -> Result<Bytes> {
-    let Reference { uri, bytes, sha256, .. } = reference;
+    let uri = &reference.uri;
     let Some(body) = store.get(key).await? else {
         return Err(Error::definite(format!("event {id}: {uri} is missing")).with_hint(
             "restore the object; or see whether a lifecycle rule of the bucket removes objects before the topic's retention ends",
         ));
     };
-    let found: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-    if body.len() != *bytes || found != *sha256 {
-        return Err(Error::definite(format!(
-            "event {id}: {uri} was altered: it has {} bytes and the sha256 {found}, published were {bytes} bytes and {sha256}",
-            body.len()
-        ))
-        .with_hint("restore the object, and see who else may write in the claim store"));
-    }
+    reference.compare(&body).map_err(|what| {
+        Error::definite(format!("event {id}: {uri} was altered: {what}"))
+            .with_hint("restore the object, and see who else may write in the claim store")
+    })?;
     Ok(body)
 }
 

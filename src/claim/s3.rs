@@ -26,6 +26,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
+use super::Object;
 use crate::config::{S3Address, S3Credentials};
 use crate::error::{Error, Result};
 use crate::route::claim::Claim;
@@ -223,6 +224,35 @@ impl Bucket {
         let key = self.address.key(key);
         let deleted = self.client.delete_object().bucket(&self.address.bucket).key(&key).send().await;
         deleted.map(drop).map_err(|error| self.classify("removing", &key, error))
+    }
+
+    pub(super) async fn list(&self, directory: &str) -> Result<Vec<Object>> {
+        let prefix = self.address.key(directory);
+        let start = prefix.len() - directory.len();
+        let mut pages = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.address.bucket)
+            .prefix(&prefix)
+            .into_paginator()
+            .send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| match error.code() {
+                Some("AccessDenied") => Error::definite(self.place("listing", &prefix))
+                    .with_source(error)
+                    .with_hint("give the key s3:ListBucket on the bucket; the policy is in docs/claims.md"),
+                _ => self.classify("listing", &prefix, error),
+            })?;
+            for object in page.contents.into_iter().flatten() {
+                let (Some(key), Some(modified)) = (object.key, object.last_modified) else { continue };
+                let (Some(key), Ok(stored_at)) = (key.get(start..), modified.try_into()) else { continue };
+                let bytes = object.size.and_then(|bytes| bytes.try_into().ok()).unwrap_or(0);
+                // Of an upload that is under way S3 lists nothing.
+                found.push(Object { key: key.to_owned(), bytes, stored_at, is_unfinished: false });
+            }
+        }
+        Ok(found)
     }
 
     fn encryption(&self) -> Option<ServerSideEncryption> {

@@ -13,6 +13,7 @@ pub mod migrate;
 pub mod verify;
 pub mod resync;
 pub mod sync_sequences;
+pub mod claims;
 mod demo;
 
 use std::fmt;
@@ -88,6 +89,9 @@ pub enum Command {
     Resync(resync::Arguments),
     /// Bring the replicas' sequences forward to the source's; exit code 1 when one could not be
     SyncSequences(sync_sequences::Arguments),
+    /// Compare the claim store with the hub's events, or remove what none of them needs
+    #[command(subcommand)]
+    Claims(claims::Command),
     /// Remove slots, publications, checkpoints and Walgate's own objects; events and tables stay
     Drop(drop::Arguments),
     /// Show all of it on a throwaway local cluster: nothing to install but PostgreSQL
@@ -183,6 +187,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(arguments) => verify::run(load(&cli.config)?, &arguments).await,
         Command::Resync(arguments) => resync::run(load(&cli.config)?, &arguments).await,
         Command::SyncSequences(arguments) => sync_sequences::run(load(&cli.config)?, &arguments).await,
+        Command::Claims(command) => claims::run(load(&cli.config)?, &command).await,
         Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,
     }

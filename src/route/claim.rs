@@ -253,7 +253,12 @@ impl ColumnPlace<'_> {
 
 /// The key of a whole event's object, within the store; `directory` is its table's.
 pub fn event_key(directory: &str, id: &str) -> String {
-    format!("{directory}{}.json", utf8_percent_encode(id, PART))
+    format!("{directory}{}.json", id_part(id))
+}
+
+/// An event's id, or what it begins with, as it stands in keys.
+pub fn id_part(id: &str) -> String {
+    utf8_percent_encode(id, PART).to_string()
 }
 
 /// What the keys of logical messages begin with: as their topic's name has it, for want of a table.
@@ -267,7 +272,7 @@ pub fn directory(source_name: &str, schema: &str, table: &str) -> String {
 }
 
 /// A name as one part of a path. A name of PostgreSQL may be `..`.
-fn part(name: &str) -> String {
+pub fn part(name: &str) -> String {
     match name {
         "." | ".." => name.replace('.', "%2E"),
         name => utf8_percent_encode(name, PART).to_string(),

@@ -31,6 +31,7 @@ mod partitions;
 mod pushdown;
 mod claims;
 mod claim_forms;
+mod claim_store;
 mod looked_up;
 mod check;
 mod demo;

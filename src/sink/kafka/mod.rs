@@ -12,6 +12,7 @@ mod exactly_once;
 mod preflight;
 mod producing;
 mod reader;
+mod scan;
 mod session;
 mod topics;
 mod too_large;
@@ -21,6 +22,7 @@ pub use exactly_once::ExactlyOnce;
 pub use preflight::Preflight;
 pub use producing::Producing;
 pub use reader::{Reader, Start};
+pub use scan::scan;
 pub use session::{Session, checkpoint_topic, forget, peek};
 pub use topics::Topics;
 

@@ -143,7 +143,7 @@ impl Reader {
 }
 
 /// A topic that was deleted while it was read has no more events.
-fn is_of_deleted_topic(error: &KafkaError) -> bool {
+pub(super) fn is_of_deleted_topic(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

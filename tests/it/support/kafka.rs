@@ -86,6 +86,17 @@ pub fn set_topic_config(brokers: &str, topic: &str, key: &str, value: &str) {
     }
 }
 
+/// Removes everything that is in a topic now, as its retention would.
+#[track_caller]
+pub fn empty_topic(brokers: &str, topic: &str) {
+    let mut ends = TopicPartitionList::new();
+    for partition in 0..partitions(brokers, topic) {
+        ends.add_partition_offset(topic, partition, Offset::End).expect("an offset is legal");
+    }
+    let removed = blocking(admin(brokers).delete_records(&ends, &AdminOptions::new()));
+    removed.unwrap_or_else(|error| panic!("emptying {topic}: {error}"));
+}
+
 /// Removes topics.
 pub fn delete_topics(brokers: &str, names: &[&str]) {
     let _ = blocking(admin(brokers).delete_topics(names, &AdminOptions::new()));
