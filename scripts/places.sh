@@ -1,6 +1,6 @@
 # Where the programs of the test servers are. Sourced by scripts/setup, scripts/servers and scripts/bench.
 #
-# In: the machine. Out: three functions that print a path, or print nothing and return 1.
+# In: the machine. Out: four functions that print a path, or print nothing and return 1.
 # Always: nothing is installed, started or changed here.
 
 # The folder with PostgreSQL's server programs: 15 first, for that is what we measure against, else the newest.
@@ -38,4 +38,13 @@ kafka_home() {
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
   version=$(sed -nE 's:.*<kafka.version>(.*)</kafka.version>.*:\1:p' "$here/kafka/pom.xml")
   echo "${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/walgate/kafka-$version"
+}
+
+# The home of the Python that runs the example consumer: its program is venv/bin/python, and the file `complete` says that
+# all it needs is there. The folder's name holds a sum of the requirements, so that others are a new folder.
+python_home() {
+  local here sum
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  sum=$(cksum <"$here/../examples/consumers/python/requirements.txt")
+  echo "${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/walgate/python-${sum%% *}"
 }

@@ -74,11 +74,7 @@ async fn columns(
 }
 
 /// An event of another form than our envelope.
-async fn inspect_form(
-    store: &ClaimStore,
-    address: &ClaimStoreAddress,
-    value: &[u8],
-) -> Result<Vec<Finding>> {
+async fn inspect_form(store: &ClaimStore, address: &ClaimStoreAddress, value: &[u8]) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut value = value.to_vec();
     // The data of a CloudEvent may have columns that are elsewhere: seen once they are in their place.

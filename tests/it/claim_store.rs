@@ -237,6 +237,44 @@ fn check_names_what_is_missing_or_altered() {
 }
 
 #[test]
+fn events_of_other_forms_need_their_objects_too() {
+    let source = Source::new("claims_forms");
+    for (format, referred) in [("cloudevents", 4), ("debezium", 3)] {
+        let (hub, store) = (Hub::file(), Store::directory());
+        source.exec("DROP TABLE IF EXISTS t, u; CREATE TABLE t (id int PRIMARY KEY, a text, b text, c text); CREATE TABLE u (id int PRIMARY KEY, v text)");
+        let rule =
+            "[[table]]\nname = \"public.*\"\n[[table]]\nname = \"public.t\"\nclaim_check.columns = true\n";
+        let walgate = Walgate::new(&source, &hub)
+            .hub(&format!("format = {format:?}"))
+            .section(&store.section(THRESHOLD))
+            .section(rule);
+        source.exec("INSERT INTO u VALUES (1, repeat('v', 9000)); INSERT INTO t VALUES (1, repeat('a', 9000), 'b', 'c')");
+        // As a whole, with a column in it; in Debezium's form a column only.
+        source.exec("INSERT INTO t VALUES (2, repeat('a', 9000), repeat('b', 2100), repeat('c', 2100))");
+        walgate.run_until_caught_up();
+        let (code, report) = claims(&walgate, &["check"]);
+        let count = report["objects"].as_i64().expect("a count");
+        assert_eq!(
+            (code, &report["missing"], &report["orphans"]["objects"]),
+            (0, &json!([]), &json!(0)),
+            "{report}"
+        );
+        assert_eq!(usize::try_from(count).ok(), Some(store.objects().len()), "{format}");
+        assert!(count >= referred, "{format}: {report}");
+        assert_eq!(gc(&walgate, &["--older-than", "0s"]), [0, count, 0, 0, 0], "{format}");
+
+        let altered = store.objects().remove(0);
+        fs::write(&altered, "nothing").expect("the store's folder");
+        let (code, report) = claims(&walgate, &["check"]);
+        assert_eq!((code, report["altered"].as_array().map(Vec::len)), (1, Some(1)), "{format}: {report}");
+        fs::remove_file(&altered).expect("the store's folder");
+        let (code, report) = claims(&walgate, &["check"]);
+        assert_eq!((code, report["missing"].as_array().map(Vec::len)), (1, Some(1)), "{format}: {report}");
+        assert!(walgate.command(&["drop", "--yes"]).status.success());
+    }
+}
+
+#[test]
 fn without_a_claim_store_the_usage_is_wrong() {
     let source = Source::new("claims_none");
     let walgate = Walgate::new(&source, &Hub::file());

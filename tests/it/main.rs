@@ -32,6 +32,7 @@ mod pushdown;
 mod claims;
 mod claim_forms;
 mod claim_store;
+mod consumers;
 mod looked_up;
 mod check;
 mod demo;

@@ -104,6 +104,16 @@ impl S3 {
         Self::section_at(self.port, threshold_bytes)
     }
 
+    /// What tools of AWS find it by.
+    pub fn environment(&self) -> [(&'static str, String); 4] {
+        [
+            ("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+        ]
+    }
+
     /// Cuts the connection, once, after so many bytes that are sent to the server.
     pub fn cut_after(&self, bytes: u64) {
         self.line.cut_after.store(bytes, Ordering::SeqCst);
@@ -130,6 +140,16 @@ impl S3 {
     /// The objects' files.
     pub fn objects(&self) -> Vec<PathBuf> {
         files(&self.folder.path().join(BUCKET))
+    }
+
+    /// Lets the server forget its checksums: what is then put in an object's file, it takes for what was stored.
+    pub fn forget_checksums(&self) {
+        let entries = std::fs::read_dir(self.folder.path()).expect("the server's folder");
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.to_string_lossy().ends_with(".internal.json") {
+                std::fs::remove_file(&path).expect("the server's folder");
+            }
+        }
     }
 
     /// The parts of uploads that were neither completed nor aborted.

@@ -28,6 +28,11 @@ pub fn java_program() -> PathBuf {
     variable("WALGATE_TEST_JAVA").into()
 }
 
+/// A Python that has what the example consumer imports.
+pub fn python_program() -> PathBuf {
+    variable("WALGATE_TEST_PYTHON").into()
+}
+
 /// A folder of its own under the tests' folder: `scripts/servers down` ends what still runs in it.
 pub fn folder(prefix: &str) -> tempfile::TempDir {
     tempfile::Builder::new()
