@@ -33,6 +33,7 @@ mod claims;
 mod claim_forms;
 mod claim_store;
 mod consumers;
+mod compose;
 mod looked_up;
 mod check;
 mod demo;
