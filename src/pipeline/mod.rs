@@ -10,6 +10,7 @@ pub mod filters;
 pub mod guard;
 mod inflow;
 pub mod leaves;
+pub mod oversized;
 pub mod parking;
 pub mod pump;
 pub mod pushdown;
@@ -184,6 +185,14 @@ impl Pipeline {
             pipeline: self.name(),
             on_conflict: replica.on_conflict,
         })))
+    }
+
+    /// The largest row that may be held, in bytes as PostgreSQL sends it. A replica takes every row.
+    pub fn row_bytes_max(&self) -> usize {
+        match self.replica {
+            None => oversized::row_bytes_max(self.config.limits.memory_bytes_max),
+            Some(_) => usize::MAX,
+        }
     }
 
     /// What stores large events before they are published.

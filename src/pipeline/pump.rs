@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::guard::FirstTransaction;
+use super::oversized;
 use super::status::SharedStatus;
 use crate::change::{Position, Transactions};
 use crate::engine::metrics;
@@ -232,7 +233,11 @@ impl Pump {
             if self.is_full() {
                 return Ok(Pumped::Full);
             }
-            let Some(frame) = source.next_frame()? else { return Ok(Pumped::Dry) };
+            let frame = source.next_frame().map_err(|error| {
+                let key = |oid| self.router.plan(oid).map(|plan| plan.selection.key.clone());
+                oversized::of_change(error, &self.relations, key)
+            })?;
+            let Some(frame) = frame else { return Ok(Pumped::Dry) };
             match frame {
                 Frame::Keepalive { wal_end, reply_requested, .. } => {
                     self.source_lsn = self.source_lsn.max(wal_end);

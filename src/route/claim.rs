@@ -24,6 +24,9 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 /// The content type of a bytea column.
 pub const BINARY: &str = "application/octet-stream";
 
+/// What an event takes besides its values, names of columns included.
+const ENVELOPE_BYTES: usize = 16 << 10;
+
 /// The unreserved characters of RFC 3986 stay.
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Of a column the dot goes as well: it ends the event's id.
@@ -120,11 +123,19 @@ impl Claims {
     }
 
     /// Room for a large row at once: a buffer that grows by doubling would hold it twice.
-    pub(super) fn reserve(&self, out: &mut Vec<u8>, rows: &[Option<&[Value<'_>]>]) {
-        let cells = rows.iter().flatten().flat_map(|cells| cells.iter());
-        let bytes: usize = cells.map(|cell| if let Value::Text(text) = cell { text.len() } else { 0 }).sum();
+    pub(super) fn reserve(&self, out: &mut Vec<u8>, plan: &TablePlan, rows: &[Option<&[Value<'_>]>]) {
+        let cells = rows.iter().flatten().flat_map(|cells| plan.columns.iter().zip(*cells).enumerate());
+        let stays = |at: usize, text: &[u8]| !(plan.may_claim(at) && self.is_large(text.len()));
+        let bytes: usize = cells
+            .map(|(at, (column, cell))| match cell {
+                Value::Text(text) if column.is_published && stays(at, text) => {
+                    value::json_bytes_max(&column.kind, text)
+                }
+                _ => 0,
+            })
+            .sum();
         if self.is_large(bytes) {
-            out.reserve_exact(bytes + bytes / 64);
+            out.reserve_exact(bytes + ENVELOPE_BYTES);
         }
     }
 

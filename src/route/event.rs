@@ -298,7 +298,7 @@ impl EventWriter {
         let op = plan.op(event.op);
         let out = &mut batch.bytes;
         if let Some(taker) = &self.claims {
-            taker.reserve(out, &[event.new, event.before.cells()]);
+            taker.reserve(out, plan, &[event.new, event.before.cells()]);
         }
         let Named { id, key, has_aggregate, moved } = self.write_named(out, plan, stamp, event)?;
         let mut claims = Vec::new();

@@ -91,6 +91,11 @@ impl CopyPlan {
 }
 
 impl CopyTable {
+    /// The columns that identify a row, for errors.
+    pub fn key(&self) -> &[usize] {
+        self.plan.selection().map_or(&[], |selection| &selection.key)
+    }
+
     /// Counts rows; the number of the last one: from one.
     pub fn add_rows(&self, rows: u64) -> u64 {
         self.rows.fetch_add(rows, Ordering::SeqCst) + rows

@@ -13,7 +13,7 @@ use super::table::{CopyPlan, CopyTable};
 use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, oversized};
 use crate::route::batch::{Batch, Labels};
 use crate::route::claim::Claims;
 use crate::route::event::{Before, EventWriter, RowEvent};
@@ -143,6 +143,7 @@ pub async fn run(
     let source = async {
         let mut connection = ReplicationConnection::connect_ordinary(url, &application_name).await?;
         connection.query(import).await?;
+        connection.limit_rows(shared.pipeline.row_bytes_max());
         Ok(connection)
     };
     let lane = async {
@@ -236,7 +237,10 @@ impl Worker<'_> {
                 self.flush().await?;
                 claims.room().await;
             }
-            match rows.next_row()? {
+            match rows
+                .next_row()
+                .map_err(|error| oversized::of_copied_row(error, &table.table, table.key()))?
+            {
                 CopyNext::Row(line) => {
                     let number = table.add_rows(1);
                     self.row.decode(line, columns)?;

@@ -12,8 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::crash::crashes;
 use crate::support::servers::{folder, free_port, kafka_brokers};
-use crate::support::{Event, Hub, PATIENCE, S3, Source, Walgate, http, kafka, s3, wait_for, wait_until};
-use crate::transactions::peak_memory_kib;
+use crate::support::{Event, Hub, PATIENCE, S3, Source, Walgate, http, kafka, s3, wait_until};
 
 /// Small enough for quick tests.
 pub const THRESHOLD: usize = 4096;
@@ -501,33 +500,6 @@ fn check_refuses_a_threshold_above_what_the_topic_takes() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("claim_check.threshold_bytes") && text.contains("100000"), "{text}");
     assert_eq!(check(90_000).0, Some(0));
-}
-
-#[test]
-fn memory_is_bounded_however_large_the_rows_are() {
-    let source = Source::new("claim_memory");
-    let hub = Hub::file();
-    let s3 = S3::start();
-    source.exec("CREATE TABLE media (id int PRIMARY KEY, photo bytea); ALTER TABLE media ALTER photo SET STORAGE EXTERNAL");
-    source.exec("INSERT INTO media SELECT i, decode(repeat(md5(i::text), 1966080), 'hex') FROM generate_series(1, 12) i");
-    let walgate = Walgate::new(&source, &hub).section(&s3.section(262_144));
-    // 30 MB each: by the copy, and by the stream.
-    for (rows, what) in [(12, "the copy"), (24, "the stream")] {
-        if rows > 12 {
-            source.exec("INSERT INTO media SELECT id + 100, photo FROM media");
-        }
-        let mut running = walgate.start(&["run", "--until-caught-up"]);
-        let mut peak_kib = 0;
-        wait_for(what, 4 * PATIENCE, || {
-            peak_kib = peak_kib.max(peak_memory_kib(running.id()).unwrap_or(0));
-            (!running.is_running()).then_some(())
-        });
-        assert!(running.wait(PATIENCE).success(), "{}", running.stderr());
-        assert_eq!(hub.events().len(), rows);
-        assert!(peak_kib > 1024, "nothing was measured");
-        eprintln!("{what}: {peak_kib} KiB");
-        assert!(peak_kib < 320 << 10, "{what}: {peak_kib} KiB");
-    }
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod claim_forms;
 mod claim_store;
 mod consumers;
 mod compose;
+mod claim_memory;
 mod looked_up;
 mod check;
 mod demo;

@@ -518,6 +518,7 @@ async fn start_stream(
 ) -> Result<(ReplicationStream, Duration)> {
     let slot_name = &pipeline.slot;
     let mut replication = ReplicationConnection::connect(&pipeline.url, &pipeline.application_name()).await?;
+    replication.limit_rows(pipeline.row_bytes_max());
     let status_time = status_time(&mut replication).await?;
     slot::allow_memory(&mut replication, pipeline.config.source.decoding_memory_bytes_max, Decoding::Stream)
         .await?;

@@ -182,6 +182,7 @@ pub(super) async fn backlog(pipeline: &Pipeline, client: &Client, safe_lsn: Lsn)
         temp_bytes_max: source.backlog_temp_bytes_max,
         decoding_memory_bytes_max: source.decoding_memory_bytes_max,
         queue_bytes_max: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
+        row_bytes_max: pipeline.row_bytes_max(),
         changes_min,
     };
     match Backlog::open(settings).await {

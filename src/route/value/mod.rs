@@ -79,6 +79,27 @@ impl From<ValueError> for Error {
     }
 }
 
+/// At most so many bytes are in the JSON of a value; more of arrays and hstore with many quotes.
+pub fn json_bytes_max(kind: &Kind, text: &[u8]) -> usize {
+    match kind {
+        Kind::Bytea => text.len() / 3 * 2 + 8,
+        Kind::Json => text.len(),
+        // `\u0001` at worst.
+        _ => {
+            text.len()
+                + 2
+                + text
+                    .iter()
+                    .map(|&byte| match byte {
+                        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+                        0..0x20 => 5,
+                        _ => 0,
+                    })
+                    .sum::<usize>()
+        }
+    }
+}
+
 /// The text of a value, for those who store it by itself.
 ///
 /// # Errors

@@ -54,6 +54,8 @@ pub struct Settings {
     pub decoding_memory_bytes_max: u64,
     /// What is received and not taken yet.
     pub queue_bytes_max: usize,
+    /// A larger row is left to the stream.
+    pub row_bytes_max: usize,
     /// Messages of the smallest chunk; it ends with the transaction in which it reaches them.
     pub changes_min: u64,
 }

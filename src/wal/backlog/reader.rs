@@ -15,10 +15,10 @@ use super::{Block, Item, Settings, Through};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::client::connect;
-use crate::wal::connection::{CopyNext, ReplicationConnection};
+use crate::wal::connection::{CopyNext, Oversized, ReplicationConnection};
 use crate::wal::slot::{self, Decoding};
 use crate::wal::sql::quote_literal;
-use crate::wal::sqlstate::{CONFIGURATION_LIMIT, sqlstate_of};
+use crate::wal::sqlstate::{CONFIGURATION_LIMIT, source_of, sqlstate_of};
 use crate::wal::timestamp::now;
 
 /// Rows go to the pipeline in pieces of this size, in bytes; one row may be larger.
@@ -158,6 +158,7 @@ async fn open(settings: Settings) -> Result<(Reader, Control)> {
     let temporary = quote_literal(&temporary_slot);
     let copy = COPY_SLOT.replace("@SLOT@", &quote_literal(&settings.slot)).replace("@TEMPORARY@", &temporary);
     connection.query(&copy).await?;
+    connection.limit_rows(settings.row_bytes_max);
     let client = connect(&settings.url, &format!("{} backlog control", settings.application_name)).await?;
 
     let options: Vec<String> = settings
@@ -203,6 +204,10 @@ impl Reader {
             let chunk = match self.read_chunk(items, progress, changes, read_from).await {
                 Ok(chunk) => chunk,
                 Err(error) if progress.changes.get() == 0 => return Ok(self.why(&error)),
+                // The stream says whose row it is, and that it is refused.
+                Err(error) if source_of::<Oversized>(&error).is_some() => {
+                    return Err(Error::transient("a row of a backlog is too large").with_source(error));
+                }
                 Err(error) => return Err(error.context("reading a backlog by SQL")),
             };
             tracing::debug!(changes, received = chunk.changes, bytes = chunk.bytes, read_to = %chunk.read_to,

@@ -6,9 +6,29 @@
 //! back to [`READ_BYTES_MAX`] after a larger one. Manual: "Message Formats": a tag, an Int32 length that
 //! counts itself, the body.
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+
+/// A message that is larger than what may be held. Only its beginning was received.
+#[derive(thiserror::Error)]
+#[error("a message of {bytes} bytes, and {bytes_max} may be held")]
+pub struct Oversized {
+    /// The size of its body.
+    pub bytes: usize,
+    /// What is allowed.
+    pub bytes_max: usize,
+    /// Its body's first bytes.
+    pub head: Vec<u8>,
+}
+
+impl fmt::Debug for Oversized {
+    /// Without the row's values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Oversized").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
 
 /// The size that the buffer starts with.
 const START_BYTES: usize = 64 * 1024;
@@ -16,6 +36,8 @@ const START_BYTES: usize = 64 * 1024;
 pub(crate) const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The server builds a message in a buffer of at most 1 GiB; the rest is room for headers.
 const FRAME_BYTES_MAX: usize = 1024 * 1024 * 1024 + 64 * 1024;
+/// Of a message that may not be held, so much is looked at: whose it is.
+const HEAD_BYTES: usize = 64 * 1024;
 const TAG_BYTES: usize = 1;
 const HEADER_BYTES: usize = 5;
 
@@ -28,11 +50,25 @@ pub(crate) struct FrameBuffer {
     was_filled: bool,
     /// Bytes consumed since the connection began, for the position in errors.
     consumed: usize,
+    /// A larger message is refused.
+    message_bytes_max: usize,
 }
 
 impl FrameBuffer {
     pub(crate) fn new() -> Self {
-        FrameBuffer { bytes: vec![0; START_BYTES], start: 0, end: 0, was_filled: false, consumed: 0 }
+        FrameBuffer {
+            bytes: vec![0; START_BYTES],
+            start: 0,
+            end: 0,
+            was_filled: false,
+            consumed: 0,
+            message_bytes_max: FRAME_BYTES_MAX,
+        }
+    }
+
+    /// From now on a message with a larger body is refused; only its beginning is received.
+    pub(crate) fn limit(&mut self, bytes_max: usize) {
+        self.message_bytes_max = bytes_max.min(FRAME_BYTES_MAX);
     }
 
     /// Bytes received and not yet consumed.
@@ -57,8 +93,11 @@ impl FrameBuffer {
     /// [`FrameBuffer::space`]. `None`: more bytes are needed.
     pub(crate) fn next(&mut self) -> Result<Option<(u8, Range<usize>)>> {
         let Some((tag, len)) = self.header()? else { return Ok(None) };
-        if self.len() < len {
+        if self.len() < self.needed(len) {
             return Ok(None);
+        }
+        if self.is_oversized(len) {
+            return Err(self.refuse(len));
         }
         let body = self.start + HEADER_BYTES..self.start + len;
         self.start += len;
@@ -90,12 +129,29 @@ impl FrameBuffer {
         }
     }
 
+    fn is_oversized(&self, len: usize) -> bool {
+        len - HEADER_BYTES > self.message_bytes_max
+    }
+
+    /// How much of a message of this whole length is waited for.
+    fn needed(&self, len: usize) -> usize {
+        if self.is_oversized(len) { len.min(HEAD_BYTES) } else { len }
+    }
+
+    fn refuse(&self, len: usize) -> Error {
+        let received = self.bytes.get(self.start..self.end).unwrap_or_default();
+        let head = received.get(HEADER_BYTES..received.len().min(len)).unwrap_or_default().to_vec();
+        let (bytes, bytes_max) = (len - HEADER_BYTES, self.message_bytes_max);
+        Error::definite("a row is too large to be held").with_source(Oversized { bytes, bytes_max, head })
+    }
+
     fn make_room(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
         // A malformed header is reported by next, which looks at the same bytes.
-        let needed = self.header().ok().flatten().map_or(HEADER_BYTES, |(_, len)| len).max(self.len());
+        let needed = self.header().ok().flatten().map_or(HEADER_BYTES, |(_, len)| self.needed(len));
+        let needed = needed.max(self.len());
         let size = self.bytes.len();
         let wanted = if needed > READ_BYTES_MAX {
             needed.max(size.min(READ_BYTES_MAX))
@@ -148,6 +204,31 @@ mod tests {
             }
         }
         taken
+    }
+
+    #[test]
+    fn what_may_not_be_held_is_refused_by_its_beginning() {
+        let mut buffer = FrameBuffer::new();
+        buffer.limit(100_000);
+        assert_eq!(feed(&mut buffer, &message(b'd', &[7; 100_000]), 60_000).len(), 1, "what just fits");
+        let large = message(b'd', &[7; 50_000_000]);
+        let mut sent = large.chunks(1000);
+        let error = loop {
+            let space = buffer.space();
+            space[..1000].copy_from_slice(sent.next().expect("it is refused before its end"));
+            buffer.advance(1000);
+            match buffer.next() {
+                Ok(next) => assert_eq!(next, None),
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_definite());
+        let oversized: &Oversized = crate::wal::sqlstate::source_of(&error).expect("it says how large");
+        assert_eq!((oversized.bytes, oversized.bytes_max), (50_000_000, 100_000));
+        assert!(
+            oversized.head.len() >= HEAD_BYTES - HEADER_BYTES && oversized.head.iter().all(|byte| *byte == 7)
+        );
+        assert!(buffer.bytes.len() <= READ_BYTES_MAX);
     }
 
     proptest! {

@@ -48,6 +48,11 @@ impl Link {
         }
     }
 
+    /// See [`FrameBuffer::limit`].
+    pub(crate) fn limit(&mut self, message_bytes_max: usize) {
+        self.frames.limit(message_bytes_max);
+    }
+
     pub(crate) fn is_encrypted(&self) -> bool {
         self.transport.is_encrypted()
     }

@@ -18,6 +18,7 @@ use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 
 pub use self::copy::{CopyNext, CopyOut};
+pub use self::frames::Oversized;
 use self::link::{Answer, Link, malformed};
 use self::startup::Kind;
 pub use self::startup::SESSION_SETTINGS;
@@ -100,6 +101,11 @@ impl ReplicationConnection {
             Some(error) => Err(error.into_error()),
             None => Ok(rows),
         }
+    }
+
+    /// From now on a larger row is a definite error, with [`Oversized`] as its source, and is not received.
+    pub fn limit_rows(&mut self, bytes_max: usize) {
+        self.link.limit(bytes_max);
     }
 
     /// Starts the stream of `slot` from `start` (`0/0`: from where it is confirmed), with the output
