@@ -9,16 +9,16 @@
 pub(super) const DAY: i128 = 86_400_000_000;
 
 /// `infinity`.
-pub(super) const INFINITY: i128 = i128::MAX;
+pub(crate) const INFINITY: i128 = i128::MAX;
 
 /// `-infinity`.
-pub(super) const MINUS_INFINITY: i128 = i128::MIN;
+pub(crate) const MINUS_INFINITY: i128 = i128::MIN;
 
 /// The first instant after the timestamps: 294277-01-01.
 pub(super) const TIMESTAMP_END: i128 = 106_762_940 * DAY;
 
 /// A date as printed: `2026-11-21`, `0044-03-15 BC`, `infinity`.
-pub(in crate::route) fn read_date(text: &[u8]) -> Option<i128> {
+pub(crate) fn read_date(text: &[u8]) -> Option<i128> {
     if let Some(infinite) = infinite(text) {
         return Some(infinite);
     }
@@ -27,7 +27,7 @@ pub(in crate::route) fn read_date(text: &[u8]) -> Option<i128> {
 }
 
 /// A timestamp as printed: `2026-11-21 04:55:30.5`; a timestamptz with `+00`.
-pub(in crate::route) fn read_timestamp(text: &[u8], has_zone: bool) -> Option<i128> {
+pub(crate) fn read_timestamp(text: &[u8], has_zone: bool) -> Option<i128> {
     if let Some(infinite) = infinite(text) {
         return Some(infinite);
     }
@@ -39,7 +39,7 @@ pub(in crate::route) fn read_timestamp(text: &[u8], has_zone: bool) -> Option<i1
 }
 
 /// A time as printed: `04:55:30.5`, up to `24:00:00`.
-pub(super) fn read_time(text: &[u8]) -> Option<i128> {
+pub(crate) fn read_time(text: &[u8]) -> Option<i128> {
     clock(text).map(i128::from)
 }
 

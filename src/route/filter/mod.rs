@@ -20,7 +20,7 @@ mod datum;
 mod node;
 mod arithmetic;
 mod numeric;
-pub(super) mod datetime;
+pub(crate) mod datetime;
 mod array;
 mod json;
 mod like;

@@ -12,8 +12,7 @@
 //!    and finds the rows, and that the copy had only begun. Or it finds another epoch, and commits nothing. No session
 //!    must be ended for that; that the successor ends them, by their name, only spares it the wait for a frozen one.
 //!
-//! The format is COPY's binary one where every column has the same type on both sides, one of those whose binary form no
-//! version, setting or encoding of a server changes; else text. Binary takes two thirds of the processor time.
+//! The format is COPY's binary one where every column has the same type on both sides, one of `binary.rs`; else text. Binary takes two thirds of the processor time.
 //!
 //! Manual: "COPY", "Row-Level Locks", "Asynchronous Commit".
 
@@ -30,18 +29,12 @@ use super::origin::Origin;
 use super::record::Ownership;
 use super::session::{session_name, set_up};
 use super::statements::{Kind, Mask};
-use super::table::{Column, Table};
+use super::table::Table;
 use crate::error::{Error, Fault, Result};
 use crate::failpoint;
 use crate::route::row::{Target, TargetId, Targets};
 use crate::wal::client::{Client, classify, connect};
 use crate::wal::sqlstate::sqlstate_of;
-
-/// bool, bytea, int8, int2, int4, text, json, float4, float8, bpchar, varchar, date, time, timestamp, timestamptz, numeric,
-/// uuid, jsonb. Not: money (the locale's digits), interval (infinite ones are another value before PostgreSQL 17), xml (its
-/// declaration), arrays (OIDs of their elements), whatever has no OID of its own that is the same everywhere.
-const BINARY_TYPES: [u32; 18] =
-    [16, 17, 20, 21, 23, 25, 114, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1700, 2950, 3802];
 
 /// Opens lanes to a replica.
 pub struct Copier {
@@ -204,11 +197,7 @@ impl Arrival<'_> {
 }
 
 fn format_of(table: &Table) -> &'static str {
-    let is_same = |(at, column): (usize, &Column)| {
-        let of_source = table.target.columns.get(at).map(|column| column.type_oid);
-        of_source == Some(column.type_oid) && BINARY_TYPES.contains(&column.type_oid)
-    };
-    if table.inserted().all(is_same) { "binary" } else { "text" }
+    if table.forms.is_some() { "binary" } else { "text" }
 }
 
 /// A row of the initial copy that the replica does not take.

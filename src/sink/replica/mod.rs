@@ -29,6 +29,7 @@ mod fold;
 mod plan;
 mod apply;
 mod sets;
+mod binary;
 mod copy;
 mod ranges;
 mod ordered;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::copy::lines;
+use super::copy::Copied;
 use super::fold::{Entry, Fold, Net};
 use super::params::{Added, Cells};
 use super::statements::Mask;
@@ -47,8 +47,8 @@ pub(super) enum Step {
 /// A table's net changes.
 pub(super) struct Set {
     pub groups: Groups,
-    /// The lines of a COPY of all inserts, where they are written already.
-    pub lines: Option<Vec<Vec<u8>>>,
+    /// All inserts as a COPY takes them, where that is written already.
+    pub copied: Option<Copied>,
 }
 
 impl Plan {
@@ -85,7 +85,7 @@ impl Set {
         if table.is_replaceable && is_one_transaction {
             groups.replace();
         }
-        Set { groups, lines: None }
+        Set { groups, copied: None }
     }
 
     /// Whether its inserts go by COPY.
@@ -93,10 +93,10 @@ impl Set {
         self.groups.inserts.len() >= COPY_ROWS_MIN
     }
 
-    /// Writes the lines, if they are to be and can be written now.
+    /// Writes what a COPY takes, if it is to be and can be written now.
     pub fn write(&mut self, table: &Table, cells: &Cells<'_>) {
-        if self.lines.is_none() && self.is_copied() && self.groups.incomplete.is_empty() {
-            self.lines = Some(lines(table, cells, &self.groups.inserts));
+        if self.copied.is_none() && self.is_copied() && self.groups.incomplete.is_empty() {
+            self.copied = Some(Copied::of(table, cells, &self.groups.inserts));
         }
     }
 }

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 
 use super::apply::{Applier, Prepared, Trouble};
-use super::copy::{copy, lines};
+use super::copy::{Copied, copy};
 use super::params::{Cells, Column};
 use super::plan::Set;
 use super::statements::{Kind, Mask, Of};
@@ -34,7 +34,7 @@ impl Applier {
             set.groups.inserts.extend(filled.into_iter().flatten());
         }
         let is_copied = set.is_copied();
-        let Set { groups, lines: mut written } = set;
+        let Set { groups, mut copied } = set;
         let mut work = Vec::new();
         for (rows, touches) in [
             (&groups.deletes, Touches::All),
@@ -61,15 +61,11 @@ impl Applier {
             )
             .await?;
         }
-        let mut copied = None;
-        if is_copied {
-            copied = Some(self.prepared(client, index, Kind::Copy, Mask::new()).await?);
-        }
-        // The lines are written while the server is at the statements before.
+        // It is written while the server is at the statements before.
         let writing = async {
             tokio::task::yield_now().await;
-            if is_copied && written.is_none() {
-                written = Some(lines(&table, cells, &groups.inserts));
+            if is_copied && copied.is_none() {
+                copied = Some(Copied::of(&table, cells, &groups.inserts));
             }
         };
         let (counts, ()) = tokio::join!(run_all(client, cells, width, &work), writing);
@@ -93,8 +89,9 @@ impl Applier {
                 missing_of.push(one.rows);
             }
         }
-        if let (Some(prepared), Some(lines)) = (copied, written) {
-            copy(client, &prepared.statement, lines).await?;
+        if let Some(copied) = copied {
+            let prepared = self.prepared(client, index, copied.kind, Mask::new()).await?;
+            copy(client, &prepared.statement, copied).await?;
         }
         for rows in missing_of {
             self.insert_missing(client, cells, index, rows).await?;

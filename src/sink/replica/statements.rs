@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Missing,
     /// `COPY ... FROM STDIN`.
     Copy,
+    /// The same in the binary format.
+    CopyBinary,
     /// All cells of a row; none inserted: its key is there.
     InsertRow,
     /// All cells of a row, whether or not it is there.
@@ -262,6 +264,9 @@ impl Writer<'_> {
                 )
             }
             Kind::Copy => format!("COPY {name} ({}) FROM STDIN", table.inserted_names()),
+            Kind::CopyBinary => {
+                format!("COPY {name} ({}) FROM STDIN (FORMAT binary)", table.inserted_names())
+            }
             Kind::InsertRow => self.insert_row(),
             Kind::UpdateRow => {
                 let is_key = self.is_key_of_row("t", Of::Old);
@@ -388,6 +393,7 @@ mod tests {
             has_row_triggers: false,
             has_arbiter: true,
             is_replaceable: false,
+            forms: None,
         }
     }
 

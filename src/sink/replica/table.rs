@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
+use super::binary::Form;
 use crate::error::{Error, Result};
 use crate::route::row::Target;
 use crate::wal::client::{Client, classify};
@@ -115,6 +116,9 @@ pub(super) struct Table {
     /// source, no index but the key's has to follow, there is no room kept on its page, and no trigger, rule, foreign key or
     /// publication sees the difference.
     pub is_replaceable: bool,
+    /// How the columns that are not computed are written, where all are of the same types as on the source and of types
+    /// with a binary form.
+    pub forms: Option<Vec<Form>>,
 }
 
 impl Table {
@@ -162,8 +166,13 @@ impl Table {
             row.get::<_, bool>(3) || target.columns.iter().any(|column| row.get::<_, &str>(0) == column.name)
         };
         let is_replaceable = is_plain && has_replica_role && !has_row_triggers && rows.iter().all(is_ours);
+        let written = columns.iter().zip(&target.columns).filter(|(column, _)| !column.is_generated);
+        let forms = written.map(|(column, of_source)| {
+            Form::of(column.type_oid).filter(|_| of_source.type_oid == column.type_oid)
+        });
         Ok(Table {
             is_replaceable,
+            forms: forms.collect(),
             is_ordered: has_row_triggers || has_foreign_keys || !has_arbiter,
             target,
             name,
