@@ -68,7 +68,9 @@ fn every_table_is_equal_and_nothing_is_left() {
     let output = demo(base.path(), &["--seconds", "2"]).output().expect("the binary can be run");
     let (stdout, stderr) = texts(&output);
     assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
-    for table in ["orders", "pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers"] {
+    for table in
+        ["media", "orders", "pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers"]
+    {
         let line = stdout.lines().find(|line| line.trim_start().starts_with(&format!("public.{table} ")));
         let line = line.unwrap_or_else(|| panic!("no line of {table}: {stdout}"));
         assert!(line.contains(" rows  equal") && !line.contains(" 0 rows"), "{line}");
@@ -84,6 +86,9 @@ fn every_table_is_equal_and_nothing_is_left() {
         "walgate_hub_inserts",
         "unchanged: [\"scan\"]",
         "moved_from: ",
+        "claim: {\"uri\":\"file://",
+        "walgate tail --resolve",
+        "\"photo\":\"",
     ] {
         assert!(stdout.contains(word), "{word} is not in the output:\n{stdout}");
     }

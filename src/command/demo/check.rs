@@ -153,6 +153,7 @@ fn form(column: &str, type_name: &str) -> String {
             format!("to_json(replace(replace({column}::text, ' ', 'T'), '+00', 'Z'))")
         }
         "timestamp without time zone" => format!("to_json(replace({column}::text, ' ', 'T'))"),
+        "bytea" => format!("to_json(translate(encode({column}, 'base64'), E'\\n', ''))"),
         _ => format!("to_json({column})"),
     }
 }

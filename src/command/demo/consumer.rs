@@ -2,8 +2,8 @@
 //!
 //! In: the directory, read up to the lengths that its checkpoint names as whole. Out: per table the rows that the
 //! events add up to, the events counted per operation, and how long each took from its commit to here. Always: it
-//! knows nothing of Walgate but DESIGN section 4 and the two kinds of files; what contradicts them (an id twice, an
-//! update of a row that is not there) is kept as a fault.
+//! knows nothing of Walgate but DESIGN sections 4 and 5 and the kinds of files; what contradicts them (an id twice, an
+//! update of a row that is not there) is kept as a fault. What travels by claim check it fetches and compares.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::sink::file::committed_lengths;
@@ -169,9 +171,7 @@ impl Follower {
     }
 
     fn take(&mut self, line: &str, now: u64) -> Result<()> {
-        let event: Event<'_> = serde_json::from_str(line).map_err(|error| {
-            Error::definite("an event is not as the documentation says").with_source(error)
-        })?;
+        let event = parse(line)?;
         {
             let mut seen = self.seen.lock().expect("no holder panics");
             seen.events += 1;
@@ -186,9 +186,18 @@ impl Follower {
                 seen.samples.push(line.to_owned());
             }
         }
-        self.fold.take(event);
+        let Some(claim) = &event.claim else {
+            self.fold.take(event);
+            return Ok(());
+        };
+        self.fold.take(parse(&claim.fetch()?)?);
         Ok(())
     }
+}
+
+fn parse(text: &str) -> Result<Event<'_>> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::definite("an event is not as the documentation says").with_source(error))
 }
 
 /// The fields of an event that a consumer needs for its rows.
@@ -204,6 +213,31 @@ struct Event<'e> {
     unchanged: Vec<String>,
     moved_from: Option<String>,
     moved_to: Option<String>,
+    #[serde(default)]
+    claim: Option<Claim>,
+}
+
+/// Where the whole event is.
+#[derive(Debug, Deserialize)]
+struct Claim {
+    uri: String,
+    bytes: usize,
+    sha256: String,
+}
+
+impl Claim {
+    fn fetch(&self) -> Result<String> {
+        let failed = |what: &str| Error::definite(format!("{} {what}", self.uri));
+        let path = self.uri.strip_prefix("file://").unwrap_or(&self.uri);
+        let path = percent_decode_str(path).decode_utf8_lossy();
+        let body = std::fs::read(path.as_ref())
+            .map_err(|error| failed("is claimed and cannot be read").with_source(error))?;
+        let sha256: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        if body.len() != self.bytes || sha256 != self.sha256 {
+            return Err(failed("is not what was published"));
+        }
+        String::from_utf8(body).map_err(|error| failed("is no text").with_source(error))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -306,6 +340,7 @@ impl Event<'_> {
     fn kind_to_show(&self) -> Option<&'static str> {
         let is_of_orders = self.source.table == "orders";
         match self.op.as_str() {
+            "insert" if self.claim.is_some() => Some("a claim check"),
             "insert" if self.source.table == "pgbench_history" => Some("a table without key"),
             "update" if is_of_orders && !self.unchanged.is_empty() => Some("a value that was not sent"),
             "delete" if self.moved_to.is_some() => Some("the old half of a key change"),

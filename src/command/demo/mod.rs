@@ -6,6 +6,7 @@
 //! that `walgate run` has.
 
 mod check;
+mod claim;
 mod cluster;
 mod consumer;
 mod programs;
@@ -145,22 +146,29 @@ async fn on_cluster(arguments: &Arguments, progress: &Progress, cluster: &Cluste
         .await?;
     let verified = progress.while_waiting("verifying the replica", reporting::verify(replica)).await?;
     progress.show_samples(&consumer);
+    let is_resolved = claim::show(progress, cluster).await?;
     let lags = consumer.with_seen(|seen| std::mem::take(&mut seen.lags));
     let are_rows_equal = reporting::tell(progress, &verified, &committed);
-    Ok(verdict::tell(progress, &committed, &fold, &comparisons, lags, &outage) && are_rows_equal)
+    Ok(verdict::tell(progress, &committed, &fold, &comparisons, lags, &outage)
+        && are_rows_equal
+        && is_resolved)
 }
 
+/// Also written into the demo's folder, for commands that are run as such.
 fn configuration(cluster: &Cluster) -> Result<Config> {
     let quoted = |text: String| toml::Value::String(text).to_string();
     let text = format!(
         "[source]\nname = \"shop\"\nurl = {}\n[hub]\nkind = \"file\"\npath = {}\n[admin]\nlisten = \"off\"\n\
+         [claim_check]\nstore = {}\n\
          [[replica]]\nname = \"{REPORTING}\"\nurl = {}\n\
          [[table]]\nname = \"public.*\"\n\
          [[table]]\nname = \"{ORDERS}\"\nmode = \"replicate\"\nwhere = \"{FILTER}\"\n",
         quoted(cluster.url(DATABASE)),
         quoted(cluster.hub().to_string_lossy().into_owned()),
+        quoted(claim::store_of(cluster)),
         quoted(cluster.url(REPORTING)),
     );
+    claim::write_configuration(cluster, &text)?;
     Config::parse(&text, &|_| None, cluster.folder())
         .map_err(|faults| Error::definite(format!("the demo's own configuration: {faults}")))
 }

@@ -173,7 +173,7 @@ pub fn grouped(number: u64) -> String {
 }
 
 /// What is shown of an event, in this order; JSON as it was sent, for a parsed number may lose digits.
-const SHOWN: [&str; 10] = [
+const SHOWN: [&str; 11] = [
     "id",
     "aggregate_id",
     "op",
@@ -184,10 +184,11 @@ const SHOWN: [&str; 10] = [
     "unchanged",
     "moved_from",
     "moved_to",
+    "claim",
 ];
 
 /// An event over a few lines, long texts cut, without the fields that are null or empty.
-fn pretty(event: &str) -> String {
+pub fn pretty(event: &str) -> String {
     let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(event) else {
         return event.to_owned();
     };
