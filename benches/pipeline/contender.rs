@@ -53,6 +53,8 @@ pub struct Contender {
     name: String,
     folder: tempfile::TempDir,
     database_url: String,
+    /// Sections of its configuration, after the others.
+    more: String,
 }
 
 impl Contender {
@@ -60,7 +62,12 @@ impl Contender {
     pub fn new(database: &Database, scenario: &str, kind: Kind, nth: u64) -> Result<Contender> {
         let name = format!("{scenario}_{}_{nth}_{}", kind.tag(), std::process::id());
         let folder = crate::servers::folder()?;
-        Ok(Contender { kind, name, folder, database_url: database.url() })
+        Ok(Contender { kind, name, folder, database_url: database.url(), more: String::new() })
+    }
+
+    /// Walgate with these sections in its configuration, too.
+    pub fn with_configuration(self, more: &str) -> Contender {
+        Contender { more: more.to_owned(), ..self }
     }
 
     /// Makes its slot, before the backlog is written: Walgate by a run that ends with nothing to do.
@@ -130,7 +137,7 @@ impl Contender {
 
     fn walgate(&self, snapshot: &str, arguments: &[&str]) -> Result<Command> {
         let (name, url, brokers) = (&self.name, &self.database_url, kafka_brokers()?);
-        let publication = table::NAME;
+        let (publication, more) = (table::NAME, &self.more);
         let delivery = match self.kind {
             Kind::ExactlyOnce => "exactly-once",
             Kind::AtLeastOnce => "at-least-once",
@@ -140,7 +147,7 @@ impl Contender {
             "[source]\nname = \"{name}\"\nurl = \"{url}\"\nslot = \"{name}\"\n\
                 publication = \"{publication}\"\nsnapshot = \"{snapshot}\"\n\n\
                 [hub]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\ndelivery = \"{delivery}\"\n\n\
-                [hub.properties]\n\"compression.type\" = \"lz4\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n"
+                [hub.properties]\n\"compression.type\" = \"lz4\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n{more}"
         );
         process::walgate(self.folder.path(), &configuration, arguments)
     }

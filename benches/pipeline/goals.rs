@@ -4,8 +4,8 @@
 //! figures were not measured is left out, never guessed.
 
 use crate::contender::Kind;
-use crate::replica;
 use crate::report::Report;
+use crate::{claims, replica};
 
 /// A goal, and the figures measured for it.
 pub struct Goal {
@@ -26,6 +26,7 @@ pub fn of(report: &Report) -> Vec<Goal> {
     let mut goals = Vec::new();
     events(report, &mut goals);
     replicas(report, &mut goals);
+    claim_checks(report, &mut goals);
     goals
 }
 
@@ -92,6 +93,31 @@ fn replicas(report: &Report, goals: &mut Vec<Goal>) {
     goals.extend(Goal::new("replica: lag p99, commit to visible", lag, [&[50.0], &[10.0]], false, "ms"));
     let peak = report.most(": peak memory of walgate").map(|peak| vec![peak]);
     goals.extend(Goal::new("replica: peak memory of all runs", peak, [&[128.0], &[48.0]], false, "MiB"));
+}
+
+fn claim_checks(report: &Report, goals: &mut Vec<Goal>) {
+    let mut goal = |what: &str, figures: Option<Vec<f64>>, limits: Limits, more_is_better, unit| {
+        goals.extend(Goal::new(what, figures, limits, more_is_better, unit));
+    };
+    let [client, whole, columns] = claims::WAYS;
+    for (of, form) in [(whole, "whole events"), (columns, "columns")] {
+        let ratio = report.speed_ratio(of, client).map(|ratio| vec![ratio]);
+        let what = format!("claim checks: rows of 2 MB, {form}, against rclone");
+        goal(&what, ratio, [&[0.7], &[1.0]], true, "x");
+    }
+    for kind in Kind::DELIVERIES {
+        let rate = report.median(&claims::mixed_series(kind)).map(|rate| vec![rate]);
+        let what = format!("claim checks: small events while 1 row in 100 is 1 MB, {kind}");
+        goal(&what, rate, [&[10_000.0], &[30_000.0]], true, "events/s");
+    }
+    let memory = |series| report.median(series).map(|peak| vec![peak]);
+    let limits: Limits = [&[320.0], &[128.0]];
+    let what = "claim checks: peak memory, one transaction of small rows";
+    goal(what, memory(claims::SMALL), [&[128.0], &[64.0]], false, "MiB");
+    let what = "claim checks: peak memory, rows of 30 MB, a transaction each";
+    goal(what, memory(claims::LARGE), limits, false, "MiB");
+    let what = "claim checks: peak memory, rows of 30 MB, one transaction";
+    goal(what, memory(claims::LARGE_IN_ONE), limits, false, "MiB");
 }
 
 impl Goal {

@@ -8,6 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::Result;
@@ -16,15 +17,28 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How many events a read_committed consumer finds in a topic, from its beginning to its end.
 pub fn count(brokers: &str, topic: &str) -> Result<u64> {
+    let mut count = 0;
+    each(brokers, topic, |_| {
+        count += 1;
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// Calls `look` with each event that [`count`] counts, each partition in its order.
+pub fn each(
+    brokers: &str,
+    topic: &str,
+    mut look: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<()> {
     let mut config = config(brokers);
     config.set("enable.partition.eof", "true");
     let (consumer, mut open) = assign(&config, topic)?;
-    let mut count = 0;
     let mut heard_at = Instant::now();
     while !open.is_empty() {
         match consumer.poll(Duration::from_millis(200)) {
-            Some(Ok(_)) => {
-                count += 1;
+            Some(Ok(message)) => {
+                look(&message)?;
                 heard_at = Instant::now();
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -37,7 +51,7 @@ pub fn count(brokers: &str, topic: &str) -> Result<u64> {
             None => {}
         }
     }
-    Ok(count)
+    Ok(())
 }
 
 /// A read_committed consumer of a whole topic, from its beginning, that gets an event as soon as it is there.

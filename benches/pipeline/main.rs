@@ -6,6 +6,7 @@
 //! event is counted at the far side, outside of the time measured; figures are medians of the runs.
 
 mod backlog;
+mod claims;
 mod contender;
 mod goals;
 mod hub;
@@ -44,6 +45,9 @@ pub struct Settings {
     /// Only these
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
     only: Vec<Scenario>,
+    /// Is the S3 server of this folder instead; the program starts itself so
+    #[arg(long, hide = true, value_name = "FOLDER")]
+    serve_s3: Option<std::path::PathBuf>,
     /// Given by `cargo bench`; without it nothing is measured
     #[arg(long, hide = true)]
     bench: bool,
@@ -77,6 +81,12 @@ pub enum Scenario {
     ReplicaCopy,
     /// From commit to visible on a replica under a steady load
     ReplicaLag,
+    /// Rows of 2 MB through claim checks, one for 2000 rows
+    Claims,
+    /// A tenth of the rows, each hundredth of them 1 MB
+    ClaimsMixed,
+    /// Memory: one transaction of five times the rows, and rows of 30 MB, one for 10000 rows
+    ClaimsMemory,
 }
 
 /// What keeps the figures from being had; shown, and the end.
@@ -96,11 +106,18 @@ impl Settings {
 
 fn main() -> ExitCode {
     let settings = Settings::parse();
+    if let Some(folder) = &settings.serve_s3 {
+        return exit_code(claims::serve(folder));
+    }
     if settings.test || !settings.bench {
         println!("{}", Settings::command().render_help());
         return ExitCode::SUCCESS;
     }
-    match measure(&settings) {
+    exit_code(measure(&settings))
+}
+
+fn exit_code(ended: Result<()>) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -124,6 +141,9 @@ fn measure(settings: &Settings) -> Result<()> {
             Scenario::ReplicaOneUpdate => replica::one_update(settings, &mut report)?,
             Scenario::ReplicaCopy => replica::copy(settings, &mut report)?,
             Scenario::ReplicaLag => replica::lag(settings, &mut report)?,
+            Scenario::Claims => claims::copy(settings, &mut report)?,
+            Scenario::ClaimsMixed => claims::mixed(settings, &mut report)?,
+            Scenario::ClaimsMemory => claims::memory(settings, &mut report)?,
         }
     }
     let path = report.write()?;

@@ -112,7 +112,8 @@ impl Drop for Process {
     }
 }
 
-fn cpu_seconds(pid: u32) -> Result<f64> {
+/// User and system time of all threads of a process so far.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything; `utime` and `stime` are fields 14 and 15 of the line.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);

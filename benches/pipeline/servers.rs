@@ -6,6 +6,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use tokio::runtime::Runtime;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::Result;
@@ -47,6 +48,11 @@ impl Session {
     /// Runs one statement, or several in one transaction.
     pub fn run(&self, sql: &str) -> Result<()> {
         self.wait(self.client.batch_execute(sql))
+    }
+
+    /// Runs one statement with these parameters.
+    pub fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<()> {
+        self.wait(self.client.execute(sql, parameters)).map(drop)
     }
 
     /// The one value of a query, as text.
