@@ -72,7 +72,7 @@ impl Store {
 
     /// The event behind a published one.
     #[track_caller]
-    fn whole(&self, event: &Event) -> Value {
+    pub fn whole(&self, event: &Event) -> Value {
         match &event.json["claim"] {
             Value::Null => event.json.clone(),
             claim => {

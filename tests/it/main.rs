@@ -35,6 +35,7 @@ mod claim_store;
 mod consumers;
 mod compose;
 mod claim_memory;
+mod claim_faults;
 mod looked_up;
 mod check;
 mod demo;

@@ -3,15 +3,20 @@
 //! In: a port. Out: a bucket whose objects are files. Always: requests are signed, and the signatures checked; on drop
 //! nobody listens any more.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
+use s3s::{S3Error, S3ErrorCode, S3Result};
 use s3s_fs::FileSystem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +33,7 @@ const SECRET_ACCESS_KEY: &str = "s3cr3t";
 pub struct S3 {
     folder: tempfile::TempDir,
     line: Arc<Line>,
+    rights: Rights,
     port: u16,
     /// Ended on drop.
     runtime: Option<Runtime>,
@@ -41,6 +47,42 @@ struct Line {
     /// Each read is held up so long, in milliseconds.
     delay_ms: AtomicU64,
     cuts: AtomicU64,
+}
+
+/// What the server refuses: by the operation's name, after so many that pass, with which answer.
+#[derive(Clone, Default)]
+struct Rights(Arc<Mutex<BTreeMap<&'static str, (u64, S3ErrorCode)>>>);
+
+impl Rights {
+    fn check(&self, operation: &str) -> S3Result<()> {
+        let mut refused = self.0.lock().expect("no holder panics");
+        match refused.get_mut(operation) {
+            None => Ok(()),
+            Some((0, code)) => Err(S3Error::new(code.clone())),
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Written out as `async_trait` has it. Whoever has no key is refused by the signature before.
+impl S3Access for Rights {
+    fn check<'s, 'c, 'x, 'f>(
+        &'s self,
+        context: &'c mut S3AccessContext<'x>,
+    ) -> Pin<Box<dyn Future<Output = S3Result<()>> + Send + 'f>>
+    where
+        's: 'f,
+        'c: 'f,
+        'x: 'f,
+        Self: 'f,
+    {
+        let known = context.credentials().map(|_| ()).ok_or_else(|| S3Error::new(S3ErrorCode::AccessDenied));
+        let checked = known.and_then(|()| Rights::check(self, context.s3_op().name()));
+        Box::pin(std::future::ready(checked))
+    }
 }
 
 impl S3 {
@@ -60,6 +102,8 @@ impl S3 {
             .expect("a runtime for the server can be made");
         let mut service = S3ServiceBuilder::new(FileSystem::new(folder.path()).expect("a folder"));
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
+        let rights = Rights::default();
+        service.set_access(rights.clone());
         let service = service.build();
         let line = Arc::new(Line::default());
         let (listener, behind) = runtime.block_on(async {
@@ -87,7 +131,7 @@ impl S3 {
                 });
             }
         });
-        Self { folder, line, port, runtime: Some(runtime) }
+        Self { folder, line, rights, port, runtime: Some(runtime) }
     }
 
     /// The `[claim_check]` section for a store at this port.
@@ -112,6 +156,16 @@ impl S3 {
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
         ]
+    }
+
+    /// From now on refuses this operation, after so many that pass, with this answer.
+    pub fn refuse(&self, operation: &'static str, after: u64, code: S3ErrorCode) {
+        self.rights.0.lock().expect("no holder panics").insert(operation, (after, code));
+    }
+
+    /// Refuses nothing any more.
+    pub fn allow(&self) {
+        self.rights.0.lock().expect("no holder panics").clear();
     }
 
     /// Cuts the connection, once, after so many bytes that are sent to the server.
