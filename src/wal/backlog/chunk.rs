@@ -20,6 +20,9 @@ const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
 const NEAR_BYTES: u64 = 1 << 20;
 /// As far from it as it may have to. A source that writes more than this while a chunk is decoded is too much for the stream.
 const REST_BYTES: u64 = 16 << 20;
+/// Messages of this size cost the walsender no more than the store from which the SQL functions send, in bytes: above it the
+/// stream is the faster one, and its first row comes at once.
+const LARGE_BYTES: u64 = 8 << 10;
 /// A chunk should take at most this part of what it may take on the source: its size is only foreseen.
 const TEMP_PART: u64 = 2;
 
@@ -60,6 +63,11 @@ impl Chunk {
         let read_new = self.read_to.bytes_since(self.read_from);
         let is_short = self.changes < self.asked;
         left <= NEAR_BYTES || (is_short && left <= REST_BYTES && left.saturating_mul(2) >= read_new)
+    }
+
+    /// Whether its messages are so large that the stream takes no longer for such.
+    pub(super) fn is_of_large_messages(&self) -> bool {
+        self.bytes >= self.changes.saturating_mul(LARGE_BYTES) && self.changes > 0
     }
 
     /// How many messages the next one should have.
@@ -156,6 +164,13 @@ mod tests {
         };
         assert_eq!(next(150_001), 100_000);
         assert_eq!(next(150_000), 200_000);
+    }
+
+    #[test]
+    fn large_messages_are_left_to_the_stream() {
+        assert!(!chunk(1000, 0).is_of_large_messages());
+        assert!(Chunk { bytes: 1000 << 13, ..chunk(1000, 0) }.is_of_large_messages());
+        assert!(!chunk(0, 0).is_of_large_messages(), "nothing is known of them");
     }
 
     #[test]

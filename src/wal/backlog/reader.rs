@@ -27,7 +27,7 @@ const BLOCK_BYTES: usize = 512 << 10;
 const ROOM_BYTES: usize = 1 << 10;
 /// WAL that a chunk reads anew at most, if not as much again as it reads once more: without it, a slot that has nothing for us in
 /// gigabytes of WAL would not be confirmed until its end.
-const CHUNK_WAL_BYTES: u64 = 256 << 20;
+const CHUNK_WAL_BYTES: u64 = 128 << 20;
 
 /// So that the server notices a reader that has died while it decodes; not on every platform.
 const NOTICE_DEATH: &str = "SET client_connection_check_interval = '1s'";
@@ -225,6 +225,10 @@ impl Reader {
                     "a transaction of {} bytes is above source.backlog_temp_bytes_max",
                     chunk.bytes
                 ));
+            }
+            if chunk.is_of_large_messages() {
+                let mean = chunk.bytes / chunk.changes;
+                return Ok(format!("messages of {mean} bytes, for which the stream takes no longer"));
             }
             changes = chunk.next(self.bounds);
             read_from = chunk.read_to;
