@@ -3,12 +3,15 @@
 //! Always holds: the lock's session is used every 2 s and the server ends it after 8 s without use,
 //! so a frozen process or a vanished host loses it; a holder that has had no answer for 5 s must
 //! stop delivering ([`Lock::is_held`], [`Lock::lost`]), before the server can give the lock away.
+//! Locks are kept on a thread of their own: a pipeline whose thread is at a huge row for seconds has not lost its lock,
+//! and would lose it again at the same row in each attempt.
 //! A lock cannot stop a paused process that wakes up late: each destination fences as well
 //! (EXACTLY_ONCE.md, "Who runs"). Manual: "Advisory Lock Functions".
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -23,6 +26,9 @@ const LIMITS: &str = "SET idle_session_timeout = '8s'; SET tcp_keepalives_idle =
 SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 2";
 const USE_TIME: Duration = Duration::from_secs(2);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// See the module. Never ended: it goes with the process.
+static KEEPER: OnceLock<Runtime> = OnceLock::new();
 
 /// A bigint key is in pg_locks as its two halves, with objsubid 1.
 const HOLDER: &str = "SELECT a.pid, a.application_name, a.client_addr::text, a.usename::text \
@@ -85,7 +91,14 @@ impl Lock {
     /// # Errors
     /// As the connection.
     pub async fn try_take(url: &ConnectUrl, application_name: &str, slot: &str) -> Result<Option<Lock>> {
-        let client = connect(url, &format!("{application_name} lock")).await?;
+        let taking = Lock::take(url.clone(), format!("{application_name} lock"), slot.to_owned());
+        let taken = keeper()?.spawn(taking).await;
+        taken.map_err(|error| Error::transient("taking the lock did not end well").with_source(error))?
+    }
+
+    /// On the keeper's thread, where what it spawns stays.
+    async fn take(url: ConnectUrl, application_name: String, slot: String) -> Result<Option<Lock>> {
+        let client = connect(&url, &application_name).await?;
         client.batch_execute(LIMITS).await.map_err(classify)?;
         let row = client.query_one(TRY_LOCK, &[&slot]).await.map_err(classify)?;
         if !row.get::<_, bool>(0) {
@@ -125,6 +138,23 @@ impl Lock {
             }
         }
     }
+}
+
+fn keeper() -> Result<&'static Handle> {
+    if let Some(keeper) = KEEPER.get() {
+        return Ok(keeper.handle());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("locks")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::transient("the thread of the locks cannot be started").with_source(error))?;
+    if let Err(second) = KEEPER.set(runtime) {
+        // Another pipeline was first. A runtime may not be dropped where others run.
+        second.shutdown_background();
+    }
+    Ok(KEEPER.get().expect("it was set").handle())
 }
 
 impl Drop for Lock {

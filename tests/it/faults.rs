@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use walgate::wal::lock::Lock;
+use walgate::wal::url::ConnectUrl;
 
 use crate::crash::{forget_checkpoint, in_parallel, under_load};
 use crate::support::walgate::Running;
@@ -779,4 +781,26 @@ fn case_t5_a_prepared_transaction_comes_after_its_commit_and_once() {
     let events = hub.events();
     assert!(!is_seen(&events), "what was rolled back is visible");
     workload.assert_exact(&events, &source, 0);
+}
+
+/// A pipeline has one thread, which writes a row of hundreds of megabytes without a pause.
+#[test]
+fn who_is_busy_keeps_the_lock() {
+    let source = Source::new("lock_busy");
+    let url = ConnectUrl::parse(&source.url(), |_| None).expect("a URL");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let take = || Lock::try_take(&url, "test", source.name());
+        let lock = take().await.expect("the source answers").expect("nobody holds it");
+        // Longer than an answer may take; what is waited for is that nothing happens.
+        std::thread::sleep(Duration::from_secs(6));
+        assert!(lock.is_held());
+        let lost = tokio::time::timeout(Duration::from_millis(200), lock.lost()).await;
+        assert!(lost.is_err(), "{lost:?}");
+        assert!(take().await.expect("the source answers").is_none(), "it is held");
+        drop(lock);
+        while take().await.expect("the source answers").is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
 }
