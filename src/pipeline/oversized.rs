@@ -13,8 +13,8 @@ use crate::wal::cursor::{Cursor, DecodeError};
 use crate::wal::pgoutput::{Relation, ReplicaIdentity};
 use crate::wal::sqlstate::source_of;
 
-/// What the process takes without any row.
-const REST_BYTES: u64 = 32 << 20;
+/// What the process takes without any row: up to 62 MiB were seen beside a row of 100 MiB.
+const REST_BYTES: u64 = 64 << 20;
 /// A row of this size may always be held.
 const ROW_BYTES_MIN: u64 = 4 << 20;
 /// Before the change in the payload of a stream's CopyData: a letter and three numbers.
@@ -165,7 +165,7 @@ mod tests {
             let relations = HashMap::from([(7, relation(&columns, identity))]);
             let error = of_change(oversized(&change), &relations, |_| key.clone());
             assert!(error.is_definite() && error.to_string().contains(expected), "{error}");
-            assert!(error.hint().is_some_and(|hint| hint.contains("633554432")), "{:?}", error.hint());
+            assert!(error.hint().is_some_and(|hint| hint.contains("667108864")), "{:?}", error.hint());
         }
         let unknown = of_change(oversized(b""), &HashMap::new(), |_| None);
         assert!(unknown.to_string().contains("300000000"), "{unknown}");
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_row_is_held_twice() {
-        assert_eq!(row_bytes_max(256 << 20), 112 << 20);
+        assert_eq!(row_bytes_max(256 << 20), 96 << 20);
         assert_eq!(row_bytes_max(65_536), 4 << 20);
     }
 }

@@ -59,22 +59,22 @@ fn twenty_rows_of_30_mb_stay_below_the_ceiling() {
 }
 
 #[test]
-fn a_row_of_100_mb_stays_below_the_ceiling() {
+fn a_row_of_90_mb_stays_below_the_ceiling() {
     let source = source_of_media("memory_row");
     let hub = Hub::file();
     let s3 = S3::start();
     let insert =
-        |id: u32| source.exec(&format!("INSERT INTO media SELECT {id}, NULL, repeat(md5('{id}'), 3276800)"));
+        |id: u32| source.exec(&format!("INSERT INTO media SELECT {id}, NULL, repeat(md5('{id}'), 2949120)"));
     insert(1);
     let walgate = || Walgate::new(&source, &hub).section(&s3.section(262_144));
-    let mut peaks = vec![peak_of(&walgate(), "a row of 100 MB by the copy")];
+    let mut peaks = vec![peak_of(&walgate(), "a row of 90 MB by the copy")];
     for (id, (reader, behind)) in [(2, BY_STREAM), (3, BY_SQL)] {
         insert(id);
         let walgate = walgate().env("WALGATE_BACKLOG", behind);
-        peaks.push(peak_of(&walgate, &format!("a row of 100 MB by {reader}")));
+        peaks.push(peak_of(&walgate, &format!("a row of 90 MB by {reader}")));
     }
     let events = hub.events();
-    assert!(events.iter().all(|event| event.json["claim"]["bytes"].as_u64() > Some(100 << 20)));
+    assert!(events.iter().all(|event| event.json["claim"]["bytes"].as_u64() > Some(90 << 20)));
     assert_eq!(events.len(), 3);
     assert!(peaks.iter().all(|peak| *peak < CEILING_KIB), "{peaks:?} KiB");
 }
@@ -85,7 +85,7 @@ fn a_row_above_the_ceiling_is_refused_by_table_key_and_size() {
     let hub = Hub::file();
     let s3 = S3::start();
     let walgate = || Walgate::new(&source, &hub).section(&s3.section(262_144));
-    // 96 MiB leave room for a row of 32.
+    // 96 MiB leave room for a row of 16.
     let small = || walgate().section("[limits]\nmemory_bytes_max = 100663296\n");
     let refused = |walgate: &Walgate, id: u32| {
         let mut running = walgate.run();
@@ -98,7 +98,7 @@ fn a_row_above_the_ceiling_is_refused_by_table_key_and_size() {
         assert_eq!(status.code(), Some(1), "{log}");
         let named = format!("table public.media, id = {id}: a row of 4194");
         assert!(
-            log.contains(&named) && log.contains("set limits.memory_bytes_max to 1174"),
+            log.contains(&named) && log.contains("set limits.memory_bytes_max to 1509"),
             "{named}: {log}"
         );
         assert!(!log.contains(&"x".repeat(100)), "a row's value is in the log");
