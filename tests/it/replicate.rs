@@ -327,8 +327,8 @@ fn case_s3_crash_at_every_failpoint_of_a_replica() {
     let names: Vec<&str> = walgate::failpoint::NAMES
         .iter()
         .copied()
-        // Those of a hub: crash.rs and outbox.rs die there.
-        .filter(|name| !["kafka.", "file.", "cleanup."].iter().any(|hub| name.starts_with(hub)))
+        // Those of a hub: crash.rs, outbox.rs and claims.rs die there.
+        .filter(|name| !["kafka.", "file.", "cleanup.", "claim."].iter().any(|hub| name.starts_with(hub)))
         .collect();
     in_parallel(&names, |name| crash_at(name));
 }
