@@ -5,14 +5,13 @@
 //! table, source and column. CloudEvents extension "Dataref"; `route/format/` writes both.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::resolve::{ColumnReference, Reference, inline};
+use super::resolve::{ClaimedColumn, Reference, claimed_columns, columns, inline};
 use crate::config::ClaimStoreAddress;
 use crate::route::claim::{self, ColumnPlace};
 
@@ -129,22 +128,14 @@ fn of_cloudevent<'e>(address: &ClaimStoreAddress, value: &'e [u8], event: CloudE
     }
     // Of a message the data may be anything.
     let data = event.data.and_then(|data| serde_json::from_str::<Data<'e>>(data.get()).ok());
-    for (row, is_before) in data.iter().flat_map(|data| [(data.row, false), (data.before, true)]) {
-        for (column, text) in columns(row) {
-            let Ok(ColumnReference { claim: reference }) = serde_json::from_str(text.get()) else { continue };
-            let column = ColumnPlace {
-                directory: &directory,
-                id: &event.id,
-                column: &column,
-                is_before,
-                relation: "",
-            };
-            let key = column.key();
-            if address.uri(&key) == reference.uri {
-                found.parts.push(Part { key, reference, at: place(value, text.get()), is_data: false });
-            }
-        }
-    }
+    let rows = data.map_or_else(Default::default, |data| [(data.row, false), (data.before, true)]);
+    let claimed = claimed_columns(address, (&directory, &event.id), rows);
+    found.parts.extend(claimed.into_iter().map(|ClaimedColumn { key, reference, text }| Part {
+        key,
+        reference,
+        at: place(value, text),
+        is_data: false,
+    }));
     found
 }
 
@@ -197,12 +188,6 @@ fn object_of(
     id.strip_prefix(source)?.strip_prefix('/')?;
     let key = ColumnPlace { directory, id: &id, column, is_before, relation: "" }.key();
     (address.uri(&key) == uri).then(|| (id.into_owned(), key))
-}
-
-fn columns<'e>(row: Option<&'e RawValue>) -> impl Iterator<Item = (Cow<'e, str>, &'e RawValue)> {
-    let columns =
-        row.and_then(|row| serde_json::from_str::<BTreeMap<Cow<'e, str>, &'e RawValue>>(row.get()).ok());
-    columns.into_iter().flatten()
 }
 
 /// Where a part of the value stands in it.

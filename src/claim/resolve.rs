@@ -74,7 +74,7 @@ pub(super) struct Envelope<'e> {
 pub(super) struct ClaimedColumn<'e> {
     pub key: String,
     pub reference: Reference<'e>,
-    text: &'e str,
+    pub text: &'e str,
 }
 
 impl<'e> Envelope<'e> {
@@ -85,26 +85,38 @@ impl<'e> Envelope<'e> {
 
     /// The columns that claim an object that can only be theirs, in no order.
     pub fn claimed_columns(&self, address: &ClaimStoreAddress) -> Vec<ClaimedColumn<'e>> {
-        let directory = directory_of(self);
-        let mut claimed = Vec::new();
-        for (row, is_before) in [(self.data, false), (self.before, true)] {
-            // Of a message the payload may be anything.
-            let columns = row
-                .and_then(|row| serde_json::from_str::<BTreeMap<Cow<'e, str>, &'e RawValue>>(row.get()).ok());
-            for (column, text) in columns.into_iter().flatten() {
-                let Ok(ColumnReference { claim: reference }) = serde_json::from_str(text.get()) else {
-                    continue;
-                };
-                let (id, column) = (&*self.id, &*column);
-                let place = ColumnPlace { directory: &directory, id, column, is_before, relation: "" };
-                let key = place.key();
-                if address.uri(&key) == reference.uri {
-                    claimed.push(ClaimedColumn { key, reference, text: text.get() });
-                }
+        claimed_columns(address, (&directory_of(self), &self.id), [(self.data, false), (self.before, true)])
+    }
+}
+
+/// The columns of rows that claim an object that can only be theirs: that of the event with this id, in this directory. A
+/// row comes with whether it is the one before the change.
+pub(super) fn claimed_columns<'e>(
+    address: &ClaimStoreAddress,
+    (directory, id): (&str, &str),
+    rows: [(Option<&'e RawValue>, bool); 2],
+) -> Vec<ClaimedColumn<'e>> {
+    let mut claimed = Vec::new();
+    for (row, is_before) in rows {
+        for (column, text) in columns(row) {
+            let Ok(ColumnReference { claim: reference }) = serde_json::from_str(text.get()) else { continue };
+            let place = ColumnPlace { directory, id, column: &column, is_before, relation: "" };
+            let key = place.key();
+            if address.uri(&key) == reference.uri {
+                claimed.push(ClaimedColumn { key, reference, text: text.get() });
             }
         }
-        claimed
     }
+    claimed
+}
+
+/// The columns of a row; none where it is no row: the payload of a message may be anything.
+pub(super) fn columns<'e>(
+    row: Option<&'e RawValue>,
+) -> impl Iterator<Item = (Cow<'e, str>, &'e RawValue)> + use<'e> {
+    let columns =
+        row.and_then(|row| serde_json::from_str::<BTreeMap<Cow<'e, str>, &'e RawValue>>(row.get()).ok());
+    columns.into_iter().flatten()
 }
 
 #[derive(Deserialize)]

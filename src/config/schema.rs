@@ -57,17 +57,7 @@ pub(super) const CLAIM_CHECK: &[&str] = &[
 ];
 
 /// `[claim_check]`, of a store on S3 only.
-pub(super) const CLAIM_CHECK_S3: &[&str] = &[
-    "endpoint",
-    "path_style",
-    "region",
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "sse",
-    "sse_kms_key_id",
-    "tags",
-];
+pub(super) const CLAIM_CHECK_S3: &[&str] = CLAIM_CHECK.split_at(2).1;
 
 /// `[[replica]]`
 pub(super) const REPLICA: &[&str] =

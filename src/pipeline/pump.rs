@@ -270,6 +270,14 @@ impl Pump {
         self.claims.as_ref().is_some_and(|claims| !claims.has_room())
     }
 
+    /// Waits until some of them are stored.
+    pub async fn room(&self) {
+        match &self.claims {
+            Some(claims) => claims.room().await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn message(&mut self, lsn: Lsn, sent_at: Timestamp, message: Message<'_>) -> Result<Option<Pumped>> {
         if let Some(first) = &self.first
             && first.look_at(&message)?

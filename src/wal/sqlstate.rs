@@ -23,6 +23,8 @@ pub const UNDEFINED_OBJECT: &str = "42704";
 pub const OBJECT_IN_USE: &str = "55006";
 const DATABASE_MISSING: &str = "3D000";
 const PREREQUISITE_STATE: &str = "55000";
+/// The server's own; its texts are not translated.
+const INTERNAL_ERROR: &str = "XX000";
 /// A limit of the configuration: slots, or temporary files.
 pub const CONFIGURATION_LIMIT: &str = "53400";
 const TOO_MANY_CONNECTIONS: &str = "53300";
@@ -116,6 +118,11 @@ impl ServerError {
                 "drop a slot that nobody needs (SELECT slot_name, active FROM pg_replication_slots), or raise \
                  max_replication_slots and restart the server"
             }
+            INTERNAL_ERROR if says("could not map filen") => {
+                "PostgreSQL does not find the table that a change of this slot belongs to, which is a fault of its \
+                 own: update the source to its newest minor release; if it stays, walgate drop the slot and run \
+                 again, which copies the tables anew"
+            }
             TOO_MANY_CONNECTIONS => "free a connection, or raise max_connections and max_wal_senders",
             _ => return self.hint.clone(),
         };
@@ -196,6 +203,7 @@ mod tests {
             ("55000", "logical decoding requires wal_level >= logical", "wal_level = 'logical'"),
             ("53400", "all replication slots are in use", "max_replication_slots"),
             ("3D000", "database \"x\" does not exist", "create the database"),
+            ("XX000", "could not map filenode \"base/1/2\" to relation OID", "walgate drop"),
         ] {
             let error = answer(code, message).into_error();
             assert!(error.hint().is_some_and(|hint| hint.contains(remedy)), "{message}");

@@ -30,7 +30,6 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::route::batch::Batch;
-use crate::route::claim::Claims;
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::sink::Outcome;
 use crate::sink::checkpoint::{Identity, TableState};
@@ -109,7 +108,6 @@ struct Stream<'p> {
     asker: Asker,
     indexes: Indexes,
     cleanup: Cleanup,
-    claims: Option<Claims>,
 }
 
 impl<'p> Stream<'p> {
@@ -152,7 +150,6 @@ impl<'p> Stream<'p> {
         Ok(Stream {
             indexes: Indexes::new(pipeline, &started),
             cleanup: Cleanup::begin(pipeline, &started),
-            claims: settings.events.claims.clone(),
             pump: Pump::new(&settings, started.labels.clone(), &started.checkpoint, first, caught_up)?,
             pipeline,
             started,
@@ -281,7 +278,7 @@ impl<'p> Stream<'p> {
                         tokio::task::yield_now().await;
                     }
                 }
-                () = room(self.claims.as_ref()), if lacks_room => {}
+                () = self.pump.room(), if lacks_room => {}
                 () = tokio::time::sleep(BACKLOG_OVER_TIME), if has_backlog && !is_full => has_backlog = false,
             }
         }
@@ -495,14 +492,6 @@ impl<'p> Stream<'p> {
         self.send_status(false).await?;
         self.reader.finish(self.started.ledger.confirmed_lsn()).await;
         Ok(())
-    }
-}
-
-/// Waits until claims have been stored.
-async fn room(claims: Option<&Claims>) {
-    match claims {
-        Some(claims) => claims.room().await,
-        None => std::future::pending().await,
     }
 }
 

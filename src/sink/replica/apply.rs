@@ -122,7 +122,7 @@ pub(super) struct Applier {
     has_replica_role: bool,
     /// The open transaction has the savepoint of its last part.
     has_savepoint: bool,
-    /// Plans of the batch that comes next.
+    /// Plans of what comes next: of this batch and of the one behind it.
     drafts: Vec<Draft>,
     pub(super) source: Source,
     pub(super) conflicts: Conflicts,
@@ -169,6 +169,7 @@ impl Applier {
         let before = std::mem::take(&mut self.tables);
         self.tables.resize(before.len(), None);
         self.statements.clear();
+        self.drafts.clear();
         if client.batch_execute("ROLLBACK").await.is_err() {
             return error;
         }
@@ -205,17 +206,18 @@ impl Applier {
             self.take(client, batch, part, plan, Pace::Careful).await.map_err(Trouble::into_error)?;
             return self.conflicts.write(client).await;
         }
-        let draft = self.drafts.iter().position(|draft| draft.is_of(batch, part));
+        let mut drafts = std::mem::take(&mut self.drafts);
+        drafts.retain(|draft| draft.sequence >= batch.sequence);
+        let draft = drafts.iter().position(|draft| draft.is_of(batch, part));
         let plan = match draft {
-            Some(at) => self.drafts.swap_remove(at).plan,
+            Some(at) => drafts.swap_remove(at).plan,
             None => Plan::of(&tables, batch, part),
         };
         // The last part's savepoint goes now: alone, that would be a round trip more.
         let release = if self.has_savepoint { "RELEASE SAVEPOINT walgate; " } else { "" };
         let savepoint = format!("{begin}{release}SAVEPOINT walgate");
         self.has_savepoint = true;
-        let mut drafts = Vec::new();
-        let (opened, taken) = {
+        let (opened, mut taken) = {
             let opening = client.batch_execute(&savepoint);
             let taking = self.take(client, batch, part, plan, Pace::Sets);
             // What comes next is planned while the server works.
@@ -223,10 +225,7 @@ impl Applier {
             beside(join(opening, taking), drafting).await
         };
         opened.map_err(classify)?;
-        if !drafts.is_empty() {
-            self.drafts = drafts;
-        }
-        let mut taken = taken;
+        self.drafts = drafts;
         for pace in [Pace::Ahead, Pace::Careful] {
             let error = match taken {
                 Ok(()) => break,
@@ -476,16 +475,18 @@ async fn draft_next(
     tokio::task::yield_now().await;
     let Some(next) = inbox.peek().await else { return };
     let is_known = |change: &RowChange| tables.get(change.target.index()).is_some_and(Option::is_some);
-    if !next.rows.changes.iter().all(is_known) {
+    let is_drafted = drafts.iter().any(|draft| draft.sequence == next.sequence);
+    if is_drafted || !next.rows.changes.iter().all(is_known) {
         return;
     }
+    let before = drafts.len();
     for part in parts(next) {
         if part.len() > 1 {
             let plan = Plan::of(tables, next, &part);
             drafts.push(Draft { sequence: next.sequence, part, plan });
         }
     }
-    for draft in drafts {
+    for draft in drafts.iter_mut().skip(before) {
         let cells = Cells::with(&next.bytes, &next.rows.cells, std::mem::take(&mut draft.plan.added));
         for step in &mut draft.plan.steps {
             if let Step::Set(index, set) = step

@@ -15,6 +15,7 @@ use super::params::{Cells, write_copy_line};
 use super::statements::Kind;
 use super::table::Table;
 use crate::wal::client::Client;
+use crate::wal::connection::{BINARY_HEADER, BINARY_TRAILER};
 
 /// Rows are handed to the connection in pieces of this size, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -46,7 +47,7 @@ fn pieces(table: &Table, cells: &Cells<'_>, rows: &[usize], forms: Option<&[Form
     let written: Vec<usize> = table.inserted().map(|(at, _)| at).collect();
     let is_all = written.len() == width;
     let mut pieces = Vec::new();
-    let mut piece = forms.map_or_else(Vec::new, |_| binary::HEADER.to_vec());
+    let mut piece = forms.map_or_else(Vec::new, |_| BINARY_HEADER.to_vec());
     for row in rows {
         if piece.capacity() < PIECE_BYTES {
             piece.reserve(PIECE_BYTES + 4096);
@@ -64,7 +65,7 @@ fn pieces(table: &Table, cells: &Cells<'_>, rows: &[usize], forms: Option<&[Form
         }
     }
     if forms.is_some() {
-        piece.extend_from_slice(binary::TRAILER);
+        piece.extend_from_slice(BINARY_TRAILER);
     }
     pieces.push(piece);
     Some(pieces)

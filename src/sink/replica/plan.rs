@@ -88,15 +88,10 @@ impl Set {
         Set { groups, copied: None }
     }
 
-    /// Whether its inserts go by COPY.
-    pub fn is_copied(&self) -> bool {
-        self.groups.inserts.len() >= COPY_ROWS_MIN
-    }
-
-    /// Writes what a COPY takes, if it is to be and can be written now.
+    /// Writes what a COPY takes, before its turn.
     pub fn write(&mut self, table: &Table, cells: &Cells<'_>) {
-        if self.copied.is_none() && self.is_copied() && self.groups.incomplete.is_empty() {
-            self.copied = Some(Copied::of(table, cells, &self.groups.inserts));
+        if self.groups.incomplete.is_empty() {
+            self.copied = self.groups.copied(table, cells);
         }
     }
 }
@@ -116,6 +111,16 @@ pub(super) struct Groups {
 }
 
 impl Groups {
+    /// Whether the inserts go by COPY.
+    pub fn is_copied(&self) -> bool {
+        self.inserts.len() >= COPY_ROWS_MIN
+    }
+
+    /// The inserts as a COPY takes them, if they go by one.
+    pub fn copied(&self, table: &Table, cells: &Cells<'_>) -> Option<Copied> {
+        self.is_copied().then(|| Copied::of(table, cells, &self.inserts))
+    }
+
     /// Many whole rows of one transaction: to delete and to copy them takes seven tenths of the time of updating them
     /// (docs/decisions/replicas.md). So large an update leaves no room on its pages, so the new rows go elsewhere in any case,
     /// and the index gets new entries. Few rows at a time, which stay on their pages, are better updated.

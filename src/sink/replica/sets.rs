@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 
 use super::apply::{Applier, Prepared, Trouble};
-use super::copy::{Copied, copy};
+use super::copy::copy;
 use super::params::{Cells, Column};
 use super::plan::Set;
 use super::statements::{Kind, Mask, Of};
@@ -33,7 +33,6 @@ impl Applier {
             let filled = self.source.fill(cells, &table, &incomplete).await?;
             set.groups.inserts.extend(filled.into_iter().flatten());
         }
-        let is_copied = set.is_copied();
         let Set { groups, mut copied } = set;
         let mut work = Vec::new();
         for (rows, touches) in [
@@ -49,7 +48,7 @@ impl Applier {
         }
         self.plan_work(client, index, Kind::UpsertSet, Mask::new(), &groups.upserts, Touches::Any, &mut work)
             .await?;
-        if !is_copied {
+        if !groups.is_copied() {
             self.plan_work(
                 client,
                 index,
@@ -64,8 +63,8 @@ impl Applier {
         // It is written while the server is at the statements before.
         let writing = async {
             tokio::task::yield_now().await;
-            if is_copied && copied.is_none() {
-                copied = Some(Copied::of(&table, cells, &groups.inserts));
+            if copied.is_none() {
+                copied = groups.copied(&table, cells);
             }
         };
         let (counts, ()) = tokio::join!(run_all(client, cells, width, &work), writing);

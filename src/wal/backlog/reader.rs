@@ -15,7 +15,7 @@ use super::{Block, Item, Settings, Through};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::client::connect;
-use crate::wal::connection::{CopyNext, Oversized, ReplicationConnection};
+use crate::wal::connection::{BINARY_HEADER, BINARY_TRAILER, CopyNext, Oversized, ReplicationConnection};
 use crate::wal::slot::{self, Decoding};
 use crate::wal::sql::quote_literal;
 use crate::wal::sqlstate::{CONFIGURATION_LIMIT, source_of, sqlstate_of};
@@ -45,11 +45,6 @@ const CHUNK: &str = "COPY (SELECT lsn, data FROM pg_catalog.pg_logical_slot_get_
 @CHANGES@, @OPTIONS@)) TO STDOUT (FORMAT binary)";
 const POSITION: &str = "SELECT s.confirmed_flush_lsn, s.restart_lsn, pg_catalog.pg_current_wal_flush_lsn() \
 FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = @TEMPORARY@";
-
-/// Signature, flags without any bit, no extension.
-const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// In the place of a row's number of columns.
-const COPY_TRAILER: [u8; 2] = [0xFF, 0xFF];
 
 /// What the thread does, to its end.
 pub(super) async fn run(
@@ -343,10 +338,10 @@ async fn hand_over(
 /// The row in the payload of a CopyData: the first one has the header before it; `None`: the trailer.
 fn row_of(sent: &[u8], is_first: bool) -> Result<Option<&[u8]>> {
     let row = match is_first {
-        true => sent.strip_prefix(COPY_HEADER).ok_or_else(unreadable)?,
+        true => sent.strip_prefix(BINARY_HEADER).ok_or_else(unreadable)?,
         false => sent,
     };
-    Ok((!row.is_empty() && row != COPY_TRAILER).then_some(row))
+    Ok((!row.is_empty() && row != BINARY_TRAILER).then_some(row))
 }
 
 fn first(rows: &[Vec<Option<String>>]) -> Option<&str> {
@@ -364,11 +359,11 @@ mod tests {
     #[test]
     fn takes_rows_out_of_what_copy_sends() {
         let row = b"\0\x02\0\0\0\x08";
-        let first = [COPY_HEADER, row].concat();
+        let first = [BINARY_HEADER, row].concat();
         assert_eq!(row_of(&first, true).expect("a header"), Some(row.as_slice()));
         assert_eq!(row_of(row, false).expect("a row"), Some(row.as_slice()));
-        assert_eq!(row_of(&COPY_TRAILER, false).expect("the end"), None);
-        let empty = [COPY_HEADER, &COPY_TRAILER].concat();
+        assert_eq!(row_of(BINARY_TRAILER, false).expect("the end"), None);
+        let empty = [BINARY_HEADER, BINARY_TRAILER].concat();
         assert_eq!(row_of(&empty, true).expect("nothing at all"), None);
         row_of(row, true).expect_err("no header");
     }

@@ -1,7 +1,8 @@
 //! `COPY ... TO STDOUT` of an ordinary session: rows borrowed where they were received.
 //!
 //! Comes in: a COPY statement. Goes out: the payload of each CopyData, which for COPY in text format is one row; in
-//! binary format its header and trailer are there, too. Always holds: the session is usable again only after [`CopyNext::End`]. Manual: "COPY Operations".
+//! binary format its header and trailer are there, too. Always holds: the session is usable again only after
+//! [`CopyNext::End`]. Manual: "COPY Operations"; "COPY", "Binary Format".
 
 use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message};
 
@@ -9,6 +10,11 @@ use super::ReplicationConnection;
 use super::link::{Answer, malformed};
 use crate::error::Result;
 use crate::wal::sqlstate::{Notice, ServerError};
+
+/// What a COPY in binary format begins with: signature, flags without any bit, no extension.
+pub const BINARY_HEADER: &[u8] = b"PGCOPY\n\xFF\r\n\0\0\0\0\0\0\0\0\0";
+/// In binary format, in the place of a row's number of fields: there is no more.
+pub const BINARY_TRAILER: &[u8] = &[0xFF, 0xFF];
 
 /// The rows of one COPY. Made by [`ReplicationConnection::copy_out`].
 pub struct CopyOut<'c> {

@@ -17,7 +17,7 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 
-pub use self::copy::{CopyNext, CopyOut};
+pub use self::copy::{BINARY_HEADER, BINARY_TRAILER, CopyNext, CopyOut};
 pub use self::frames::Oversized;
 use self::link::{Answer, Link, malformed};
 use self::startup::Kind;
