@@ -51,7 +51,7 @@ pub struct ValueError {
 }
 
 impl ValueError {
-    fn new(kind: &'static str, reason: &'static str) -> Self {
+    const fn new(kind: &'static str, reason: &'static str) -> Self {
         ValueError { kind, reason }
     }
 

@@ -23,6 +23,9 @@ const TRANSACTION_TIME_MAX: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_millis(1);
 /// How long to wait for a batch that was announced.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// ... behind one whose objects had to be stored first: rows of megabytes come one by one, and a transaction each is most
+/// of the broker's work.
+const PATIENCE_FOR_CLAIMS: Duration = Duration::from_millis(40);
 
 /// See the module.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ struct Open {
     tables: Vec<TableState>,
     batches: Vec<(u64, Lsn)>,
     more_is_coming: bool,
+    has_claims: bool,
 }
 
 impl ExactlyOnce {
@@ -64,6 +68,7 @@ impl Sink for ExactlyOnce {
                     tables: Vec::new(),
                     batches: Vec::new(),
                     more_is_coming: false,
+                    has_claims: false,
                 })
             }
         };
@@ -76,6 +81,7 @@ impl Sink for ExactlyOnce {
         open.tables.extend_from_slice(&batch.tables);
         open.batches.push((batch.sequence, batch.progress.safe_lsn));
         open.more_is_coming = batch.more_is_coming;
+        open.has_claims = batch.events.iter().any(|event| !event.claims.is_empty());
         let checkpoint = self.session.checkpoint.as_mut().expect("set when the sink was made");
         checkpoint.advance(&batch.progress);
         Ok(())
@@ -97,6 +103,7 @@ impl Sink for ExactlyOnce {
     }
 
     fn patience(&self) -> Option<Duration> {
-        self.open.as_ref().map(|_| PATIENCE)
+        let open = self.open.as_ref()?;
+        Some(if open.has_claims && open.more_is_coming { PATIENCE_FOR_CLAIMS } else { PATIENCE })
     }
 }

@@ -23,6 +23,15 @@ const REST_BYTES: u64 = 16 << 20;
 /// Messages of this size cost the walsender no more than the store from which the SQL functions send, in bytes: above it the
 /// stream is the faster one, and its first row comes at once.
 const LARGE_BYTES: u64 = 8 << 10;
+/// WAL that a chunk reads anew at most, if not as much again as it reads once more: without it, a slot that has nothing for us in
+/// gigabytes of WAL would not be confirmed until its end.
+const WAL_BYTES_MAX: u64 = 128 << 20;
+/// ... and the first one: until it is decoded nobody else has anything to do, and it tells what the messages are like.
+const FIRST_WAL_BYTES_MAX: u64 = 32 << 20;
+/// However small the backlog is.
+const WAL_BYTES_MIN: u64 = 16 << 20;
+/// A backlog is read in so many parts, if that makes them smaller: while one is decoded, the one before it is applied.
+const PARTS: u64 = 3;
 /// A chunk should take at most this part of what it may take on the source: its size is only foreseen.
 const TEMP_PART: u64 = 2;
 
@@ -34,11 +43,27 @@ pub(super) struct Bounds {
     pub temp_bytes_max: u64,
 }
 
+/// What is asked for: the chunk ends with the transaction in which it reaches either.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    /// Messages.
+    pub changes: u64,
+    /// Bytes of WAL that were not read yet; as many as are read once more, if that is more.
+    pub wal_bytes: u64,
+}
+
+impl Ask {
+    /// The first one of a backlog of so many bytes.
+    pub(super) fn first(bounds: Bounds, behind_bytes: u64) -> Self {
+        let wal_bytes = (behind_bytes / PARTS).clamp(WAL_BYTES_MIN, FIRST_WAL_BYTES_MAX);
+        Ask { changes: bounds.changes_min, wal_bytes }
+    }
+}
+
 /// A chunk that was received whole.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
-    /// Messages that were asked for.
-    pub asked: u64,
+    pub asked: Ask,
     /// Messages in it.
     pub changes: u64,
     /// Bytes of them.
@@ -61,7 +86,7 @@ impl Chunk {
     pub(super) fn is_near_end(&self) -> bool {
         let left = self.source_lsn.bytes_since(self.read_to);
         let read_new = self.read_to.bytes_since(self.read_from);
-        let is_short = self.changes < self.asked;
+        let is_short = self.changes < self.asked.changes;
         left <= NEAR_BYTES || (is_short && left <= REST_BYTES && left.saturating_mul(2) >= read_new)
     }
 
@@ -70,10 +95,16 @@ impl Chunk {
         self.bytes >= self.changes.saturating_mul(LARGE_BYTES) && self.changes > 0
     }
 
-    /// How many messages the next one should have.
-    pub(super) fn next(&self, bounds: Bounds) -> u64 {
+    /// What the next one should have.
+    pub(super) fn next(&self, bounds: Bounds) -> Ask {
+        let left = self.source_lsn.bytes_since(self.read_to);
+        let wal_bytes = self.asked.wal_bytes.max((left / (PARTS - 1)).min(WAL_BYTES_MAX));
+        Ask { changes: self.next_changes(bounds), wal_bytes }
+    }
+
+    fn next_changes(&self, bounds: Bounds) -> u64 {
         if self.changes == 0 {
-            return self.asked;
+            return self.asked.changes;
         }
         let read_new = self.read_to.bytes_since(self.read_from).max(1);
         let read_again = self.read_to.bytes_since(self.restart_lsn);
@@ -110,7 +141,7 @@ mod tests {
     fn chunk(changes: u64, read_again: u64) -> Chunk {
         let read_to = Lsn(1 << 40);
         Chunk {
-            asked: changes + 1,
+            asked: Ask { changes: changes + 1, wal_bytes: WAL_BYTES_MIN },
             changes,
             bytes: changes * 200,
             took: Duration::from_secs(1),
@@ -123,22 +154,22 @@ mod tests {
 
     #[test]
     fn a_chunk_is_small_while_little_is_read_again() {
-        assert_eq!(chunk(100_000, 0).next(BOUNDS), 100_000);
-        assert_eq!(chunk(400_000, 1 << 20).next(BOUNDS), 100_000, "and becomes small again");
+        assert_eq!(chunk(100_000, 0).next(BOUNDS).changes, 100_000);
+        assert_eq!(chunk(400_000, 1 << 20).next(BOUNDS).changes, 100_000, "and becomes small again");
     }
 
     #[test]
     fn it_grows_with_what_is_read_again_while_it_fits_the_queue() {
-        assert_eq!(chunk(100_000, 40_000_000).next(BOUNDS), 200_000);
-        assert_eq!(chunk(200_000, 80_000_000).next(BOUNDS), (64 << 20) / 200);
+        assert_eq!(chunk(100_000, 40_000_000).next(BOUNDS).changes, 200_000);
+        assert_eq!(chunk(200_000, 80_000_000).next(BOUNDS).changes, (64 << 20) / 200);
     }
 
     #[test]
     fn an_open_transaction_makes_it_grow_beyond_the_queue_and_not_beyond_its_room() {
-        assert_eq!(chunk(300_000, 800_000_000).next(BOUNDS), 1_000_000);
-        assert_eq!(chunk(1_000_000, 1 << 40).next(BOUNDS), (1 << 29) / 200);
+        assert_eq!(chunk(300_000, 800_000_000).next(BOUNDS).changes, 1_000_000);
+        assert_eq!(chunk(1_000_000, 1 << 40).next(BOUNDS).changes, (1 << 29) / 200);
         let little = Bounds { temp_bytes_max: 0, ..BOUNDS };
-        assert_eq!(chunk(100_000, 0).next(little), 1, "at least one transaction");
+        assert_eq!(chunk(100_000, 0).next(little).changes, 1, "at least one transaction");
     }
 
     #[test]
@@ -151,7 +182,7 @@ mod tests {
         assert!(!near(64 << 20, 16 << 20), "four times as fast as it is written");
         assert!(near(20 << 20, 16 << 20), "a steady state");
         assert!(!near(20 << 20, 17 << 20), "more than the stream could read");
-        let cut = Chunk { asked: 100_000, ..chunk(100_000, 0) };
+        let cut = Chunk { asked: Ask { changes: 100_000, wal_bytes: WAL_BYTES_MIN }, ..chunk(100_000, 0) };
         let cut = Chunk { source_lsn: Lsn(cut.read_to.0 + (15 << 20)), ..cut };
         assert!(!cut.is_near_end(), "it did not come to the end of WAL");
     }
@@ -160,7 +191,7 @@ mod tests {
     fn the_last_one_takes_the_rest() {
         let next = |left: u64| {
             let chunk = chunk(100_000, 0);
-            Chunk { source_lsn: Lsn(chunk.read_to.0 + left * 200), ..chunk }.next(BOUNDS)
+            Chunk { source_lsn: Lsn(chunk.read_to.0 + left * 200), ..chunk }.next(BOUNDS).changes
         };
         assert_eq!(next(150_001), 100_000);
         assert_eq!(next(150_000), 200_000);
@@ -176,12 +207,23 @@ mod tests {
     #[test]
     fn a_slow_destination_gets_small_chunks() {
         let slow = Chunk { took: Duration::from_secs(60), ..chunk(100_000, 80_000_000) };
-        assert_eq!(slow.next(BOUNDS), 50_000);
+        assert_eq!(slow.next(BOUNDS).changes, 50_000);
     }
 
     #[test]
     fn a_chunk_without_messages_changes_nothing() {
-        let empty = Chunk { asked: 100_000, ..chunk(0, 1 << 30) };
-        assert_eq!(empty.next(BOUNDS), 100_000);
+        let empty = Chunk { asked: Ask { changes: 100_000, wal_bytes: WAL_BYTES_MIN }, ..chunk(0, 1 << 30) };
+        assert_eq!(empty.next(BOUNDS).changes, 100_000);
+    }
+
+    #[test]
+    fn a_backlog_is_read_in_parts_of_bounded_size() {
+        let first = |behind: u64| Ask::first(BOUNDS, behind).wal_bytes >> 20;
+        assert_eq!([1, 60, 90, 4000].map(|mib: u64| first(mib << 20)), [16, 20, 30, 32]);
+        let next = |left: u64| {
+            let chunk = chunk(1000, 0);
+            Chunk { source_lsn: Lsn(chunk.read_to.0 + (left << 20)), ..chunk }.next(BOUNDS).wal_bytes >> 20
+        };
+        assert_eq!([1, 60, 200, 4000].map(next), [16, 30, 100, 128]);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::chunk::{Bounds, Chunk};
+use super::chunk::{Ask, Bounds, Chunk};
 use super::control::{Control, Progress};
 use super::{Block, Item, Settings, Through};
 use crate::error::{Error, Result};
@@ -25,10 +25,6 @@ use crate::wal::timestamp::now;
 const BLOCK_BYTES: usize = 512 << 10;
 /// The queue is counted in these.
 const ROOM_BYTES: usize = 1 << 10;
-/// WAL that a chunk reads anew at most, if not as much again as it reads once more: without it, a slot that has nothing for us in
-/// gigabytes of WAL would not be confirmed until its end.
-const CHUNK_WAL_BYTES: u64 = 128 << 20;
-
 /// So that the server notices a reader that has died while it decodes; not on every platform.
 const NOTICE_DEATH: &str = "SET client_connection_check_interval = '1s'";
 /// From PostgreSQL 17 on; a role may have one, and a chunk is one transaction.
@@ -171,10 +167,7 @@ async fn open(settings: Settings) -> Result<(Reader, Control)> {
         },
         room: Arc::new(Semaphore::new(usize::try_from(room_max).expect("a u32 fits"))),
         room_max,
-        chunk: CHUNK
-            .replace("@TEMPORARY@", &temporary)
-            .replace("@WAL_BYTES@", &CHUNK_WAL_BYTES.to_string())
-            .replace("@OPTIONS@", &options.join(", ")),
+        chunk: CHUNK.replace("@TEMPORARY@", &temporary).replace("@OPTIONS@", &options.join(", ")),
         position: POSITION.replace("@TEMPORARY@", &temporary),
     };
     let control =
@@ -188,15 +181,14 @@ impl Reader {
     /// # Errors
     /// A chunk broke off after some of it was handed over.
     async fn read(&mut self, items: &mpsc::Sender<Item>, progress: &Progress) -> Result<String> {
-        let mut read_from = match self.position().await {
-            Ok(at) => at.confirmed,
+        let (mut read_from, mut ask) = match self.position().await {
+            Ok(at) => (at.confirmed, Ask::first(self.bounds, at.end.bytes_since(at.confirmed))),
             Err(error) => return Ok(error.chain()),
         };
-        let mut changes = self.bounds.changes_min;
         loop {
             progress.chunk.set(progress.chunk.get() + 1);
             progress.changes.set(0);
-            let chunk = match self.read_chunk(items, progress, changes, read_from).await {
+            let chunk = match self.read_chunk(items, progress, ask, read_from).await {
                 Ok(chunk) => chunk,
                 Err(error) if progress.changes.get() == 0 => return Ok(self.why(&error)),
                 // The stream says whose row it is, and that it is refused.
@@ -205,7 +197,7 @@ impl Reader {
                 }
                 Err(error) => return Err(error.context("reading a backlog by SQL")),
             };
-            tracing::debug!(changes, received = chunk.changes, bytes = chunk.bytes, read_to = %chunk.read_to,
+            tracing::debug!(?ask, received = chunk.changes, bytes = chunk.bytes, read_to = %chunk.read_to,
                 restart_lsn = %chunk.restart_lsn, "chunk of a backlog");
             progress.restart_lsn.set(chunk.restart_lsn);
             progress.read_to.set(chunk.read_to);
@@ -225,7 +217,7 @@ impl Reader {
                 let mean = chunk.bytes / chunk.changes;
                 return Ok(format!("messages of {mean} bytes, for which the stream takes no longer"));
             }
-            changes = chunk.next(self.bounds);
+            ask = chunk.next(self.bounds);
             read_from = chunk.read_to;
         }
     }
@@ -240,7 +232,7 @@ impl Reader {
         &mut self,
         items: &mpsc::Sender<Item>,
         progress: &Progress,
-        changes: u64,
+        ask: Ask,
         read_from: Lsn,
     ) -> Result<Chunk> {
         let asked_at = Instant::now();
@@ -248,8 +240,9 @@ impl Reader {
         let mut block = Vec::new();
         let (queue, mut room) = (self.room.clone(), None);
         let mut is_first = true;
-        let mut rows =
-            self.connection.copy_out(&self.chunk.replace("@CHANGES@", &changes.to_string())).await?;
+        let chunk = self.chunk.replace("@CHANGES@", &ask.changes.to_string());
+        let chunk = chunk.replace("@WAL_BYTES@", &ask.wal_bytes.to_string());
+        let mut rows = self.connection.copy_out(&chunk).await?;
         loop {
             match rows.next_row()? {
                 CopyNext::Row(sent) => {
@@ -288,7 +281,7 @@ impl Reader {
         hand_over(items, notices, block, room).await?;
         let at = self.position().await?;
         Ok(Chunk {
-            asked: changes,
+            asked: ask,
             changes: received,
             bytes: u64::try_from(bytes).expect("a length fits"),
             took: asked_at.elapsed(),
