@@ -14,7 +14,7 @@ use walgate::change::Position;
 use walgate::config::OnConflict;
 use walgate::error::Class;
 use walgate::lsn::Lsn;
-use walgate::route::batch::{Batch, Progress};
+use walgate::route::batch::{Batch, More, Progress};
 use walgate::route::row::{Cell, RowChange, RowOp, Target, TargetColumn, TargetId, Targets};
 use walgate::sink::checkpoint::{
     Checkpoint, Identity, Parked, Phase, Shape, ShapeColumn, Stored, TableState,
@@ -437,7 +437,7 @@ impl Run {
             // Rows of a copy belong to no transaction.
             self.batch.rows.whole = Some((self.batch.rows.changes.len(), self.batch.progress));
         }
-        self.batch.more_is_coming = more_is_coming || self.looks_ahead;
+        self.batch.more = if more_is_coming || self.looks_ahead { More::Likely } else { More::Unknown };
         let batch = std::mem::take(&mut self.batch);
         if !self.looks_ahead {
             return self.give(&batch);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::pump::Pump;
 use crate::ack::Ledger;
-use crate::route::batch::Batch;
+use crate::route::batch::{Batch, More};
 
 /// An idle slot is moved at most this often, unless the server asks.
 pub const IDLE_CHECKPOINT_TIME: Duration = Duration::from_secs(10);
@@ -74,14 +74,8 @@ pub fn is_all_handed(pump: &Pump, ledger: &Ledger) -> bool {
 }
 
 /// Cuts the batch and enters it into the ledger; `now` counts from the stream's beginning.
-pub fn hand_over(
-    pump: &mut Pump,
-    ledger: &mut Ledger,
-    empty: Batch,
-    more_is_coming: bool,
-    now: Duration,
-) -> Batch {
-    let mut batch = pump.cut(empty, more_is_coming);
+pub fn hand_over(pump: &mut Pump, ledger: &mut Ledger, empty: Batch, more: More, now: Duration) -> Batch {
+    let mut batch = pump.cut(empty, more);
     let bytes = u64::try_from(batch.size_bytes()).expect("a length fits");
     batch.sequence = ledger.deliver(batch.progress.safe_lsn, bytes, now);
     batch

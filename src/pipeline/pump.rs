@@ -17,7 +17,7 @@ use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
-use crate::route::batch::{Batch, Counts, Labels, Progress};
+use crate::route::batch::{Batch, Counts, Labels, More, Progress};
 use crate::route::claim::Claims;
 use crate::route::event::{EventWriter, Stamp};
 use crate::route::format::EventSettings;
@@ -492,7 +492,7 @@ impl Pump {
     }
 
     /// Takes the batch out, leaving `empty` in its place.
-    pub fn cut(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
+    pub fn cut(&mut self, empty: Batch, more: More) -> Batch {
         if let Ok(open) = self.transactions.expect_open("cut", self.received_lsn)
             && open.last_position() > self.progress.position
         {
@@ -507,7 +507,7 @@ impl Pump {
         let mut batch = std::mem::replace(&mut self.batch, empty);
         assert!(batch.undecided.is_empty(), "a batch is decided before it is cut");
         batch.progress = self.progress;
-        batch.more_is_coming = more_is_coming;
+        batch.more = more;
         self.delivered
             .push_back(Delivered { counts: batch.counts(), oldest_change: self.oldest_change.take() });
         let of_outbox = self.router.outbox_seen().dead_letters;

@@ -194,6 +194,11 @@ impl SharedStatus {
         }
     }
 
+    /// The end of the source's WAL, as far as it is known.
+    pub fn source_lsn(&self) -> Lsn {
+        self.0.lock().expect("no holder panics").source_lsn
+    }
+
     /// Notes what is in flight: bytes, and the age of the oldest delivery.
     pub fn in_flight(&self, bytes: u64, oldest: Duration) {
         let since = (bytes > 0).then(|| SystemTime::now().checked_sub(oldest)).flatten();

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::claim::Claim;
 use super::row::{Cell, Rows, TargetId};
@@ -197,8 +198,36 @@ pub struct Batch {
     pub tables: Vec<TableState>,
     /// Bytes of its events' claims, which do not stand in `bytes`.
     pub claim_bytes: usize,
-    /// More was waiting when this batch was cut: a sink may put several into one transaction.
-    pub more_is_coming: bool,
+    /// What was known of the next one when this one was cut: a sink may put several into one transaction.
+    pub more: More,
+}
+
+/// Whether another batch is coming.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum More {
+    /// Nothing was waiting.
+    #[default]
+    Unknown,
+    /// More was waiting to be read.
+    Likely,
+    /// The source has much more WAL than was received.
+    Certain,
+}
+
+impl More {
+    /// Whether a transaction of the destination may stay open for it.
+    pub fn is_coming(self) -> bool {
+        self != More::Unknown
+    }
+
+    /// How long to wait for it before what there is is made durable. Behind a backlog nobody looks at milliseconds, and
+    /// large rows come one by one: a transaction for each is most of a broker's work.
+    pub fn patience(self) -> Duration {
+        match self {
+            More::Unknown | More::Likely => Duration::from_millis(2),
+            More::Certain => Duration::from_millis(40),
+        }
+    }
 }
 
 impl Batch {
@@ -265,7 +294,7 @@ impl Batch {
         self.undecided.clear();
         self.tables.clear();
         self.claim_bytes = 0;
-        self.more_is_coming = false;
+        self.more = More::default();
         self.sequence = 0;
     }
 

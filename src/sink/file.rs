@@ -19,14 +19,12 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{Checkpoint, Stored, TableState};
 use super::{Durable, Inbox, Sink, label};
 use crate::error::{Error, Result};
-use crate::route::batch::{Batch, Label, Labels};
+use crate::route::batch::{Batch, Label, Labels, More};
 
 /// Lines wait in memory for at most this much while more batches are coming, in bytes.
 const GROUP_BYTES_MAX: usize = 16 << 20;
 /// Lines wait for at most this long while more batches are coming.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(100);
-/// How long to wait for a batch that was announced.
-const PATIENCE: Duration = Duration::from_millis(2);
 /// Topic files kept open between two groups.
 const OPEN_FILES_MAX: usize = 256;
 
@@ -318,7 +316,7 @@ pub struct FileSink {
     waiting: Vec<(u64, crate::lsn::Lsn)>,
     waiting_bytes: usize,
     waiting_since: Option<Instant>,
-    more_is_coming: bool,
+    more: More,
 }
 
 impl FileSink {
@@ -333,7 +331,7 @@ impl FileSink {
             waiting: Vec::new(),
             waiting_bytes: 0,
             waiting_since: None,
-            more_is_coming: false,
+            more: More::default(),
         }
     }
 
@@ -394,13 +392,13 @@ impl Sink for FileSink {
         self.waiting.push((batch.sequence, batch.progress.safe_lsn));
         self.waiting_bytes += batch.bytes.len();
         self.waiting_since.get_or_insert_with(Instant::now);
-        self.more_is_coming = batch.more_is_coming;
+        self.more = batch.more;
         Ok(())
     }
 
     fn settle(&mut self, idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
         let Some(since) = self.waiting_since else { return Ok(()) };
-        let may_wait = self.more_is_coming && !idle;
+        let may_wait = self.more.is_coming() && !idle;
         if may_wait && self.waiting_bytes < GROUP_BYTES_MAX && since.elapsed() < GROUP_TIME_MAX {
             return Ok(());
         }
@@ -412,6 +410,6 @@ impl Sink for FileSink {
     }
 
     fn patience(&self) -> Option<Duration> {
-        self.waiting_since.map(|_| PATIENCE)
+        self.waiting_since.map(|_| self.more.patience())
     }
 }

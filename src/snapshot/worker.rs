@@ -14,7 +14,7 @@ use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::pipeline::{Pipeline, oversized};
-use crate::route::batch::{Batch, Labels};
+use crate::route::batch::{Batch, Labels, More};
 use crate::route::claim::Claims;
 use crate::route::event::{Before, EventWriter, RowEvent};
 use crate::route::message::MessagePlace;
@@ -325,7 +325,7 @@ impl Worker<'_> {
             return Ok(());
         }
         let mut batch = std::mem::replace(&mut self.batch, self.shared.empty_batch());
-        batch.more_is_coming = true;
+        batch.more = More::Likely;
         self.batches.send(batch).await.map_err(|_| Error::transient("the copy was given up"))
     }
 }

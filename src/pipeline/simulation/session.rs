@@ -20,7 +20,7 @@ use crate::pipeline::guard::FirstTransaction;
 use crate::pipeline::pump::{Pump, PumpSettings, Pumped};
 use crate::pipeline::status::SharedStatus;
 use crate::route::Route;
-use crate::route::batch::{Batch, Labels};
+use crate::route::batch::{Batch, Labels, More};
 use crate::route::filter::{EnumLabels, TableFacts};
 use crate::route::format::EventSettings;
 use crate::route::plan::{PlanContext, TablePlan};
@@ -152,7 +152,7 @@ impl<'w> Session<'w> {
 
     pub(super) fn hand_over(&mut self) -> Batch {
         let empty = self.free.pop().unwrap_or_default();
-        let more = self.is_full || self.has_backlog;
+        let more = if self.is_full || self.has_backlog { More::Likely } else { More::Unknown };
         let batch = cadence::hand_over(&mut self.pump, &mut self.ledger, empty, more, Duration::ZERO);
         self.is_full = false;
         batch

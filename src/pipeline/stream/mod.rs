@@ -29,7 +29,7 @@ use crate::engine::metrics;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
-use crate::route::batch::Batch;
+use crate::route::batch::{Batch, More};
 use crate::route::message::CAUGHT_UP_PREFIX;
 use crate::sink::Outcome;
 use crate::sink::checkpoint::{Identity, TableState};
@@ -54,6 +54,8 @@ const STATUS_TIME_MIN: Duration = Duration::from_secs(1);
 const SILENCE_TIME_MAX: Duration = Duration::from_secs(20);
 /// ... and after so long the connection is given up.
 const RECEIVE_TIME_MAX: Duration = Duration::from_secs(45);
+/// With so much WAL behind what was received, more is coming, in bytes.
+const BEHIND_BYTES: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(200);
 /// The publication's tables are compared with the rules this often.
 const TABLES_TIME: Duration = Duration::from_secs(10);
@@ -246,7 +248,7 @@ impl<'p> Stream<'p> {
                         Ok(permit) => {
                             self.decide().await?;
                             let empty = self.free.pop().unwrap_or_default();
-                            let batch = self.hand_over(empty, is_full || has_backlog);
+                            let batch = self.hand_over(empty, self.more(is_full || has_backlog));
                             self.checkpoint_at = Instant::now();
                             permit.send(batch);
                         }
@@ -340,9 +342,17 @@ impl<'p> Stream<'p> {
         Ok(())
     }
 
-    fn hand_over(&mut self, empty: Batch, more_is_coming: bool) -> Batch {
+    fn more(&self, is_waiting: bool) -> More {
+        let source_lsn = self.pipeline.status.source_lsn();
+        if source_lsn.bytes_since(self.pump.received_lsn()) >= BEHIND_BYTES {
+            return More::Certain;
+        }
+        if is_waiting { More::Likely } else { More::Unknown }
+    }
+
+    fn hand_over(&mut self, empty: Batch, more: More) -> Batch {
         let now = self.clock.elapsed();
-        cadence::hand_over(&mut self.pump, &mut self.started.ledger, empty, more_is_coming, now)
+        cadence::hand_over(&mut self.pump, &mut self.started.ledger, empty, more, now)
     }
 
     async fn take(&mut self, outcome: Option<Outcome>) -> Result<()> {
@@ -484,7 +494,7 @@ impl<'p> Stream<'p> {
                 outcome = self.started.worker.outcomes.recv() => self.take(outcome).await?,
                 permit = batches.reserve(), if !is_cut => {
                     let Ok(permit) = permit else { return Err(Error::transient("the sink has ended")) };
-                    permit.send(self.hand_over(Batch::default(), false));
+                    permit.send(self.hand_over(Batch::default(), More::Unknown));
                     is_cut = true;
                 }
             }

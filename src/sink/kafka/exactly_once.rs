@@ -9,7 +9,7 @@ use super::producing::{Counting, Producing};
 use super::session::Session;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::route::batch::Batch;
+use crate::route::batch::{Batch, More};
 use crate::sink::checkpoint::{Checkpoint, TableState};
 use crate::sink::{Durable, Inbox, Sink};
 
@@ -21,11 +21,6 @@ const TRANSACTION_TIME_MAX: Duration = Duration::from_millis(200);
 /// The next transaction begins at least this long after a commit. While the broker still writes the markers of
 /// the last one it refuses the next, and librdkafka asks again after 20 ms.
 const REST: Duration = Duration::from_millis(1);
-/// How long to wait for a batch that was announced.
-const PATIENCE: Duration = Duration::from_millis(2);
-/// ... behind one whose objects had to be stored first: rows of megabytes come one by one, and a transaction each is most
-/// of the broker's work.
-const PATIENCE_FOR_CLAIMS: Duration = Duration::from_millis(40);
 
 /// See the module.
 #[derive(Debug)]
@@ -42,8 +37,7 @@ struct Open {
     bytes: usize,
     tables: Vec<TableState>,
     batches: Vec<(u64, Lsn)>,
-    more_is_coming: bool,
-    has_claims: bool,
+    more: More,
 }
 
 impl ExactlyOnce {
@@ -67,8 +61,7 @@ impl Sink for ExactlyOnce {
                     bytes: 0,
                     tables: Vec::new(),
                     batches: Vec::new(),
-                    more_is_coming: false,
-                    has_claims: false,
+                    more: More::default(),
                 })
             }
         };
@@ -80,8 +73,7 @@ impl Sink for ExactlyOnce {
         open.bytes += batch.bytes.len();
         open.tables.extend_from_slice(&batch.tables);
         open.batches.push((batch.sequence, batch.progress.safe_lsn));
-        open.more_is_coming = batch.more_is_coming;
-        open.has_claims = batch.events.iter().any(|event| !event.claims.is_empty());
+        open.more = batch.more;
         let checkpoint = self.session.checkpoint.as_mut().expect("set when the sink was made");
         checkpoint.advance(&batch.progress);
         Ok(())
@@ -89,7 +81,7 @@ impl Sink for ExactlyOnce {
 
     fn settle(&mut self, idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
         let Some(open) = &self.open else { return Ok(()) };
-        let may_wait = open.more_is_coming && !idle;
+        let may_wait = open.more.is_coming() && !idle;
         if may_wait && open.bytes < TRANSACTION_BYTES_MAX && open.since.elapsed() < TRANSACTION_TIME_MAX {
             return Ok(());
         }
@@ -103,7 +95,6 @@ impl Sink for ExactlyOnce {
     }
 
     fn patience(&self) -> Option<Duration> {
-        let open = self.open.as_ref()?;
-        Some(if open.has_claims && open.more_is_coming { PATIENCE_FOR_CLAIMS } else { PATIENCE })
+        self.open.as_ref().map(|open| open.more.patience())
     }
 }

@@ -468,7 +468,7 @@ async fn draft_next(
     inbox: &mut Inbox,
     drafts: &mut Vec<Draft>,
 ) {
-    if !batch.more_is_coming {
+    if !batch.more.is_coming() {
         return;
     }
     // What this batch begins with is sent first.

@@ -58,7 +58,7 @@ use super::{Durable, Inbox, Sink, SinkLimits, Stop};
 use crate::config::OnConflict;
 use crate::error::{Error, Fault, Result};
 use crate::lsn::Lsn;
-use crate::route::batch::Batch;
+use crate::route::batch::{Batch, More};
 use crate::route::row::Targets;
 use crate::wal::client::classify;
 use crate::wal::url::ConnectUrl;
@@ -70,8 +70,6 @@ const GROUP_TIME_MAX: Duration = Duration::from_millis(100);
 /// How often what is committed is proved durable while more is coming: each time the disk is waited for, a tenth of a second
 /// after a quarter of one's writes.
 const CONFIRM_TIME: Duration = Duration::from_secs(1);
-/// How long to wait for a batch before what is committed is proved durable.
-const PATIENCE: Duration = Duration::from_millis(2);
 
 /// What a replica's session needs.
 #[derive(Clone, Debug)]
@@ -117,7 +115,7 @@ pub struct ReplicaSink {
     confirmed_at: Instant,
     /// Receipts that are not given yet.
     ready: Vec<Durable>,
-    more_is_coming: bool,
+    more: More,
 }
 
 impl ReplicaSink {
@@ -141,7 +139,7 @@ impl ReplicaSink {
             committed: 0,
             confirmed_at: Instant::now(),
             ready: Vec::new(),
-            more_is_coming: false,
+            more: More::default(),
         }
     }
 
@@ -249,13 +247,13 @@ impl Sink for ReplicaSink {
             self.apply(batch, rest, false, inbox)?;
         }
         self.waiting.push_back((batch.sequence, batch.progress.safe_lsn));
-        self.more_is_coming = batch.more_is_coming;
+        self.more = batch.more;
         Ok(())
     }
 
     fn settle(&mut self, idle: bool, receipts: &mut Vec<Durable>) -> Result<()> {
         receipts.append(&mut self.ready);
-        let may_wait = self.more_is_coming && !idle;
+        let may_wait = self.more.is_coming() && !idle;
         if let Some(open) = &self.open {
             if !open.is_whole {
                 return Ok(());
@@ -276,6 +274,6 @@ impl Sink for ReplicaSink {
     fn patience(&self) -> Option<Duration> {
         let is_inside = self.open.as_ref().is_some_and(|open| !open.is_whole);
         let is_waiting = self.open.is_some() || self.committed > 0 || self.is_dirty;
-        (is_waiting && !is_inside).then_some(PATIENCE)
+        (is_waiting && !is_inside).then(|| self.more.patience())
     }
 }
