@@ -5,16 +5,14 @@
 //! transactional id, reading its checkpoint and the last commit; what that is without any backlog is a figure of
 //! its own. Before the first round each of Walgate's deliveries runs once, unmeasured: the broker's JVM is cold.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::contender::{Contender, Kind};
 use crate::report::{Report, Unit};
 use crate::servers::{Database, Session};
-use crate::{Result, Settings, say, table};
+use crate::{Result, Settings, say, settle, table};
 
 const CONTENDERS: [Kind; 3] = [Kind::Recvlogical, Kind::AtLeastOnce, Kind::ExactlyOnce];
-/// Between two runs, for what the broker does behind them.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Transactions of 100k rows.
 pub fn bulk(settings: &Settings, report: &mut Report) -> Result<()> {
@@ -69,7 +67,7 @@ fn measure(
     for (nth, round) in rounds.iter().enumerate() {
         for turn in 0..round.len() {
             let contender = round.get((turn + nth) % round.len()).expect("a remainder is in range");
-            std::thread::sleep(PAUSE);
+            settle()?;
             let taken = contender.read_backlog(&end_lsn)?;
             let kind = contender.kind;
             say(format_args!(

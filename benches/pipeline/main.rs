@@ -19,9 +19,13 @@ mod servers;
 mod snapshot;
 mod table;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+
+/// Between two measurements.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Measures `walgate` on throwaway servers; start it by `make bench` or `scripts/bench [OPTIONS]`.
 #[derive(Clone, Debug, Parser)]
@@ -148,6 +152,15 @@ fn measure(settings: &Settings) -> Result<()> {
     }
     let path = report.write()?;
     println!("\n{}\nwritten to {}", report.markdown(), path.display());
+    Ok(())
+}
+
+/// Before each measurement: what the one before it has left to be written is written, and the machine is at rest.
+pub fn settle() -> Result<()> {
+    if !Command::new("sync").status()?.success() {
+        return Err("sync has failed".into());
+    }
+    std::thread::sleep(PAUSE);
     Ok(())
 }
 

@@ -13,13 +13,13 @@ use base64::engine::general_purpose::STANDARD;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 use super::store::Store;
-use super::{PAUSE, client, far_side, write};
+use super::{client, far_side, write};
 use crate::backlog::per_second;
 use crate::contender::{Contender, Kind};
 use crate::process::Taken;
 use crate::report::{Report, Unit};
 use crate::servers::{Database, Session, folder};
-use crate::{Result, Settings, say, table};
+use crate::{Result, Settings, say, settle, table};
 
 const ROW_BYTES: usize = 2_000_000;
 /// Of the rows of a backlog, one is so large.
@@ -98,7 +98,7 @@ pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     for (nth, round) in rounds.iter().enumerate() {
         for turn in 0..round.len() {
             let way = round.get((turn + nth) % round.len()).expect("a remainder is in range");
-            std::thread::sleep(PAUSE);
+            settle()?;
             let store_cpu_seconds = store.cpu_seconds()?;
             let taken = way.store(&store, &files)?;
             let store_cpu_seconds = store.cpu_seconds()? - store_cpu_seconds;

@@ -6,11 +6,11 @@
 //! exactly-once, `limits` the defaults.
 
 use super::store::Store;
-use super::{PAUSE, far_side, write};
+use super::{far_side, write};
 use crate::contender::{Contender, Kind};
 use crate::report::{Report, Unit};
 use crate::servers::{Database, Session};
-use crate::{Result, Settings, say, table};
+use crate::{Result, Settings, say, settle, table};
 
 /// The series of one transaction of small rows.
 pub const SMALL: &str = "claims-memory: one transaction of small rows";
@@ -69,7 +69,7 @@ fn one_run(
         .with_configuration(&store.section());
     contender.prepare(database)?;
     write(database.session(), &format!("{series}: {rows} rows"), insert)?;
-    std::thread::sleep(PAUSE);
+    settle()?;
     let taken = contender.read_backlog("0/0")?;
     contender.expect_events(rows)?;
     if large > 0 {

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use super::store::Store;
-use super::{PAUSE, far_side, write};
+use super::{far_side, write};
 use crate::backlog::per_second;
 use crate::contender::{Contender, Kind};
 use crate::report::{Report, Unit};
 use crate::servers::Database;
-use crate::{Result, Settings, say, table};
+use crate::{Result, Settings, say, settle, table};
 
 /// Of these rows one is large, and they are one transaction.
 const ROWS_FOR_ONE: u64 = 100;
@@ -61,7 +61,7 @@ pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     for (nth, round) in rounds.iter().enumerate() {
         for turn in 0..round.len() {
             let contender = round.get((turn + nth) % round.len()).expect("a remainder is in range");
-            std::thread::sleep(PAUSE);
+            settle()?;
             let taken = contender.read_backlog("0/0")?;
             expect_in_order(contender, &store, rows, large)?;
             contender.forget()?;

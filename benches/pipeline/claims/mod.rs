@@ -12,7 +12,7 @@ mod memory;
 mod mixed;
 mod store;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::servers::Session;
 use crate::{Result, say};
@@ -22,8 +22,6 @@ pub use memory::{LARGE, LARGE_IN_ONE, SMALL, run as memory};
 pub use mixed::{run as mixed, series as mixed_series};
 pub use store::serve;
 
-/// Between two runs, for what broker and store do behind them.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Events above it travel by claim check: the default.
 const THRESHOLD_BYTES: usize = 262_144;
 

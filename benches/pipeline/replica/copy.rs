@@ -7,12 +7,12 @@
 use std::process::Command;
 
 use super::contender::{Contender, Kind};
-use super::{END, PAUSE, contents, series, set_up};
+use super::{END, contents, series, set_up};
 use crate::backlog::per_second;
 use crate::process::Process;
 use crate::report::{Report, Unit};
 use crate::servers::{Database, postgres_program};
-use crate::{Result, Settings, say, table};
+use crate::{Result, Settings, say, settle, table};
 
 /// As the report names it.
 pub const PSQL: &str = "psql COPY to COPY";
@@ -26,7 +26,7 @@ pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     let expected = contents(source.session())?;
     for nth in 0..=settings.runs {
         for turn in 0..2 {
-            std::thread::sleep(PAUSE);
+            settle()?;
             let is_walgate = (turn + nth) % 2 == 0;
             let contender = Contender::new(&source, "copy", Kind::Walgate, 2 * nth + turn)?;
             set_up(contender.target(), 0)?;

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::contender::{Contender, Kind};
-use super::{END, PAUSE, series};
+use super::{END, series};
 use crate::latency::{self, Figures, Received};
 use crate::report::{Report, Unit};
 use crate::servers::{Database, Session, client};
-use crate::{Result, Settings, say, table};
+use crate::{Result, Settings, say, settle, table};
 
 const ASK_TIME: Duration = Duration::from_millis(1);
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
         kinds.rotate_left(usize::try_from(nth)? % kinds_count);
         for kind in kinds {
             base += latency::RUN_ROWS_MAX;
-            std::thread::sleep(PAUSE);
+            settle()?;
             let contender = Contender::new(&source, "lag", kind, nth)?;
             set_up(contender.target())?;
             contender.prepare(&source)?;

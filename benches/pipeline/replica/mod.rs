@@ -9,20 +9,17 @@ mod contender;
 mod copy;
 mod lag;
 
-use std::time::Duration;
 
 use contender::{Contender, Kind};
 
 use crate::backlog::per_second;
 use crate::report::{Report, Unit};
 use crate::servers::{Database, Session};
-use crate::{Result, Settings, say, table};
+use crate::{Result, Settings, say, settle, table};
 
 pub use copy::{PSQL, run as copy};
 pub use lag::run as lag;
 
-/// Between two runs, for what a server does behind them.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The table whose one row is the backlog's last transaction.
 const END: &str = "bench_end";
 
@@ -110,7 +107,7 @@ fn drain(
         for turn in 0..round.len() {
             let contender = round.get((turn + nth) % round.len()).expect("a remainder is in range");
             contender.target().run("CHECKPOINT")?;
-            std::thread::sleep(PAUSE);
+            settle()?;
             let drained = contender.drain(&format!("SELECT count(*) FROM {END}"))?;
             let (kind, seconds) = (contender.kind.name(), drained.seconds);
             if contents(contender.target())? != expected {
