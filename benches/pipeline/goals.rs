@@ -99,11 +99,11 @@ fn claim_checks(report: &Report, goals: &mut Vec<Goal>) {
     let mut goal = |what: &str, figures: Option<Vec<f64>>, limits: Limits, more_is_better, unit| {
         goals.extend(Goal::new(what, figures, limits, more_is_better, unit));
     };
-    let [client, whole, columns] = claims::WAYS;
-    for (of, form) in [(whole, "whole events"), (columns, "columns")] {
-        let ratio = report.speed_ratio(of, client).map(|ratio| vec![ratio]);
-        let what = format!("claim checks: rows of 2 MB, {form}, against rclone");
-        goal(&what, ratio, [&[0.7], &[1.0]], true, "x");
+    let [aws, rclone, _, columns] = claims::WAYS;
+    for (client, name) in [(aws, "aws s3 cp"), (rclone, "rclone")] {
+        // The same bytes: a whole event has a third more of them.
+        let ratio = report.speed_ratio(columns, client).map(|ratio| vec![ratio]);
+        goal(&format!("claim checks: rows of 2 MB against {name}"), ratio, [&[0.7], &[1.0]], true, "x");
     }
     for kind in Kind::DELIVERIES {
         let rate = report.median(&claims::mixed_series(kind)).map(|rate| vec![rate]);

@@ -1,4 +1,4 @@
-//! Rows of 2 MB, a transaction each, through claim checks, against a client that copies the same bytes from files.
+//! Rows of 2 MB, a transaction each, through claim checks, against clients that copy the same bytes from files.
 //!
 //! The rows' bytes are random, and so are the files'. As a whole event, the default, a row is a third larger (base64),
 //! with `claim_check.columns` its object is the bytes themselves. Walgate reads them from a slot that was made before
@@ -12,8 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
+use super::client::Client;
 use super::store::Store;
-use super::{client, far_side, write};
+use super::{far_side, write};
 use crate::backlog::per_second;
 use crate::contender::{Contender, Kind};
 use crate::process::Taken;
@@ -25,22 +26,23 @@ const ROW_BYTES: usize = 2_000_000;
 /// Of the rows of a backlog, one is so large.
 const ROWS_FOR_ONE: u64 = 2000;
 
-/// The series of the time that each way takes: the client, whole events, columns.
-pub const WAYS: [&str; 3] =
-    ["claims: rclone copy", "claims: walgate, whole events", "claims: walgate, columns"];
+/// The series of the time that each way takes: the clients, whole events, columns.
+pub const WAYS: [&str; 4] =
+    ["claims: aws s3 cp", "claims: rclone copy", "claims: walgate, whole events", "claims: walgate, columns"];
 
 /// A way into the store.
 enum Way {
-    Client,
+    Client(Client),
     Whole(Contender),
     Columns(Contender),
 }
 
 impl Way {
     fn series(&self) -> &'static str {
-        let [client, whole, columns] = WAYS;
+        let [aws, rclone, whole, columns] = WAYS;
         match self {
-            Way::Client => client,
+            Way::Client(Client::Aws) => aws,
+            Way::Client(Client::Rclone) => rclone,
             Way::Whole(_) => whole,
             Way::Columns(_) => columns,
         }
@@ -48,15 +50,16 @@ impl Way {
 
     fn store(&self, store: &Store, files: &Path) -> Result<Taken> {
         match self {
-            Way::Client => client::copy(files, store, &files.with_extension("log")),
+            Way::Client(client) => client.copy(files, store, &files.with_extension("log")),
             Way::Whole(contender) | Way::Columns(contender) => contender.read_backlog("0/0"),
         }
     }
 
     /// An error when not every row's bytes are in the store, and found by a consumer.
     fn expect_stored(&self, store: &Store, files: &Path, rows: u64) -> Result<()> {
-        let (Way::Whole(contender) | Way::Columns(contender)) = self else {
-            return client::expect_copies(files, store);
+        let contender = match self {
+            Way::Client(client) => return client.expect_copies(files, store),
+            Way::Whole(contender) | Way::Columns(contender) => contender,
         };
         contender.expect_events(rows)?;
         let claimed = far_side::each(contender, store, |whole| {
@@ -87,7 +90,7 @@ pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
         ALTER TABLE {name} ALTER photo SET STORAGE EXTERNAL; CREATE PUBLICATION {name} FOR TABLE {name}",
         name = table::NAME
     ))?;
-    let rounds: Vec<[Way; 3]> =
+    let rounds: Vec<[Way; 4]> =
         (0..=settings.runs).map(|nth| round(nth, &database, &store)).collect::<Result<_>>()?;
 
     let files = folder.path().join("files");
@@ -122,7 +125,7 @@ pub fn run(settings: &Settings, report: &mut Report) -> Result<()> {
 }
 
 /// Each way once, Walgate's with a slot that is there from now on.
-fn round(nth: u64, database: &Database, store: &Store) -> Result<[Way; 3]> {
+fn round(nth: u64, database: &Database, store: &Store) -> Result<[Way; 4]> {
     let contender = |scenario, columns| {
         let rule = format!("\n[[table]]\nname = \"public.*\"\nclaim_check.columns = {columns}\n");
         let contender = Contender::new(database, scenario, Kind::ExactlyOnce, nth)?
@@ -130,7 +133,8 @@ fn round(nth: u64, database: &Database, store: &Store) -> Result<[Way; 3]> {
         contender.prepare(database).map(|()| contender)
     };
     Ok([
-        Way::Client,
+        Way::Client(Client::Aws),
+        Way::Client(Client::Rclone),
         Way::Whole(contender("claims_whole", false)?),
         Way::Columns(contender("claims_columns", true)?),
     ])

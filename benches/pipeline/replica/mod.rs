@@ -9,7 +9,6 @@ mod contender;
 mod copy;
 mod lag;
 
-
 use contender::{Contender, Kind};
 
 use crate::backlog::per_second;
