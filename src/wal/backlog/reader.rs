@@ -25,6 +25,7 @@ use crate::wal::timestamp::now;
 const BLOCK_BYTES: usize = 512 << 10;
 /// The queue is counted in these.
 const ROOM_BYTES: usize = 1 << 10;
+
 /// So that the server notices a reader that has died while it decodes; not on every platform.
 const NOTICE_DEATH: &str = "SET client_connection_check_interval = '1s'";
 /// From PostgreSQL 17 on; a role may have one, and a chunk is one transaction.
