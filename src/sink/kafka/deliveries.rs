@@ -44,7 +44,8 @@ impl Deliveries {
         self.lock().batches.push_back((sequence, messages));
     }
 
-    /// Reports served so far.
+    /// Calls of librdkafka so far: a `poll` that made none has left nothing. Log lines and errors count too, since the
+    /// report of the message that they speak of lies behind them.
     pub fn served(&self) -> usize {
         self.served.load(Ordering::Relaxed)
     }
@@ -74,10 +75,12 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.served.fetch_add(1, Ordering::Relaxed);
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.served.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%error, reason, "kafka");
     }
 }

@@ -85,9 +85,11 @@ impl Sink for ExactlyOnce {
         if may_wait && open.bytes < TRANSACTION_BYTES_MAX && open.since.elapsed() < TRANSACTION_TIME_MAX {
             return Ok(());
         }
-        self.session.add_checkpoint(&open.tables)?;
-        let producing = &self.producing;
-        self.session.commit(&producing.stop).map_err(|error| producing.judge(error))?;
+        let (session, producing) = (&self.session, &self.producing);
+        session
+            .add_checkpoint(&open.tables)
+            .and_then(|()| session.commit(&producing.stop))
+            .map_err(|error| producing.judge(error))?;
         let open = self.open.take().expect("looked at above");
         self.committed_at = Some(Instant::now());
         receipts.extend(open.batches.into_iter().map(|(sequence, safe_lsn)| Durable::of(sequence, safe_lsn)));

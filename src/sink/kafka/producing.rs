@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -152,6 +153,12 @@ pub(super) fn take_failure(producer: &BaseProducer<Deliveries>) -> Result<()> {
     context.take_failure(in_flight(producer) > 0).map_or(Ok(()), Err)
 }
 
+/// Why a message was not taken. A transaction that has failed takes none, and does not say why: the message that it
+/// failed of does.
+pub(super) fn not_taken(producer: &BaseProducer<Deliveries>, doing: &str, error: KafkaError) -> Error {
+    take_failure(producer).err().unwrap_or_else(|| classify(doing, error))
+}
+
 /// Hands one event to librdkafka; returns its bytes.
 fn send(
     producer: &BaseProducer<Deliveries>,
@@ -179,9 +186,7 @@ fn send(
     match producer.send(record) {
         Ok(()) => Ok(bytes),
         Err((error, _)) => {
-            // A producer that takes nothing any more has a failed message to tell of.
-            take_failure(producer)?;
-            Err(classify(&format!("topic {}, a message of {bytes} bytes", label.topic), error))
+            Err(not_taken(producer, &format!("topic {}, a message of {bytes} bytes", label.topic), error))
         }
     }
 }

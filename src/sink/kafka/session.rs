@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::deliveries::{Deliveries, NOT_COUNTED};
-use super::producing::{in_flight, take_failure};
+use super::producing::{in_flight, not_taken, take_failure};
 use super::reader::Reading;
 use super::topics::Topics;
 use super::{classify, producer_config, reader_config};
@@ -102,9 +102,8 @@ impl Session {
             .partition(0)
             .key(key)
             .payload(value);
-        self.producer
-            .send(record)
-            .map_err(|(error, _)| classify(&format!("topic {}", self.checkpoint_topic), error))
+        let Err((error, _)) = self.producer.send(record) else { return Ok(()) };
+        Err(not_taken(&self.producer, &format!("topic {}", self.checkpoint_topic), error))
     }
 
     /// Commits the open transaction: on return, everything in it is durable.
