@@ -1,6 +1,6 @@
 # Where the programs of the test servers are. Sourced by scripts/setup, scripts/servers and scripts/bench.
 #
-# In: the machine. Out: four functions that print a path, or print nothing and return 1.
+# In: the machine. Out: five functions that print a path, or print nothing and return 1.
 # Always: nothing is installed, started or changed here.
 
 # The folder with PostgreSQL's server programs: 15 first, for that is what we measure against, else the newest.
@@ -47,4 +47,13 @@ python_home() {
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
   sum=$(cksum <"$here/../examples/consumers/python/requirements.txt")
   echo "${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/walgate/python-${sum%% *}"
+}
+
+# A Chromium that runs without a screen: it looks at the report of `walgate bench`.
+chromium_program() {
+  local name
+  for name in chromium-headless-shell chromium chromium-browser google-chrome; do
+    if command -v "$name"; then return; fi
+  done
+  return 1
 }

@@ -14,7 +14,9 @@ pub mod verify;
 pub mod resync;
 pub mod sync_sequences;
 pub mod claims;
+mod throwaway;
 mod demo;
+mod bench;
 
 use std::fmt;
 use std::io::Write;
@@ -96,6 +98,8 @@ pub enum Command {
     Drop(drop::Arguments),
     /// Show all of it on a throwaway local cluster: nothing to install but PostgreSQL
     Demo(demo::Arguments),
+    /// Compare events, replication and PostgreSQL's own on this machine, under your workload
+    Bench(Box<bench::Arguments>),
 }
 
 impl Command {
@@ -103,7 +107,7 @@ impl Command {
     pub fn log_level(&self) -> &'static str {
         match self {
             // It tells its own story; a log between its lines would only confuse.
-            Command::Demo(_) => "error",
+            Command::Demo(_) | Command::Bench(_) => "error",
             _ => "info",
         }
     }
@@ -190,6 +194,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Claims(command) => claims::run(load(&cli.config)?, &command).await,
         Command::Drop(arguments) => drop::run(load(&cli.config)?, &arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,
+        Command::Bench(arguments) => bench::run(*arguments).await,
     }
 }
 

@@ -39,4 +39,5 @@ mod claim_faults;
 mod looked_up;
 mod check;
 mod demo;
+mod bench;
 mod soak;

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::process::Command;
 
-use super::cluster::{Cluster, output_of};
 use super::progress::{Progress, grouped, pretty};
 use super::workload::MEDIA;
+use crate::command::throwaway::{Cluster, output_of};
 use crate::error::{Error, Result};
 
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');

@@ -7,9 +7,7 @@
 
 mod check;
 mod claim;
-mod cluster;
 mod consumer;
-mod programs;
 mod progress;
 mod reporting;
 mod running;
@@ -23,6 +21,8 @@ use clap::Args;
 use tokio::time::Instant;
 
 use super::Failure;
+use super::throwaway::programs::Programs;
+use super::throwaway::{Cluster, Purpose};
 use crate::config::Config;
 use crate::engine;
 use crate::error::{Error, Result};
@@ -31,9 +31,7 @@ use crate::pipeline::status::State;
 use crate::sink::file;
 use crate::wal::client::{Client, classify};
 use check::{Comparison, SourceTable};
-use cluster::Cluster;
 use consumer::{Consumer, Fold, unix_micros};
-use programs::Programs;
 use progress::{Progress, grouped, milliseconds};
 use reporting::{FILTER, REPORTING};
 use running::Running;
@@ -55,6 +53,12 @@ const POLL_TIME: Duration = Duration::from_millis(20);
 const PUBLICATION_OF: &str =
     "SELECT pubname::text FROM pg_publication_tables WHERE tablename = 'pgbench_history' ORDER BY pubname";
 
+/// Nothing here has to survive a crash of the machine, and nobody else connects.
+fn purpose() -> Purpose {
+    let settings = ["fsync=off", "full_page_writes=off", "shared_buffers=64MB"];
+    Purpose { name: "demo", settings: settings.map(str::to_owned).into(), is_on_tcp: false }
+}
+
 /// Runs the demo.
 ///
 /// # Errors
@@ -75,7 +79,7 @@ async fn show(arguments: &Arguments, progress: &Progress) -> Result<bool> {
     let programs = Programs::find()?;
     let version = programs.version.clone();
     let cluster = progress
-        .while_waiting(&format!("starting a PostgreSQL {version} of its own"), Cluster::start(programs))
+        .while_waiting(&format!("starting a PostgreSQL {version} of its own"), Cluster::start(programs, purpose()))
         .await?;
     let folder = cluster.folder().to_owned();
     progress

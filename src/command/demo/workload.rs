@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cluster::{Cluster, output_of};
 use super::reporting::{FILTER, REPORTING};
+use crate::command::throwaway::{Cluster, output_of};
 use crate::error::{Error, Result};
 use crate::wal::client::{Client, classify};
 

@@ -33,6 +33,11 @@ pub fn python_program() -> PathBuf {
     variable("WALGATE_TEST_PYTHON").into()
 }
 
+/// A Chromium that runs without a screen.
+pub fn chromium_program() -> PathBuf {
+    variable("WALGATE_TEST_CHROMIUM").into()
+}
+
 /// A folder of its own under the tests' folder: `scripts/servers down` ends what still runs in it.
 pub fn folder(prefix: &str) -> tempfile::TempDir {
     tempfile::Builder::new()

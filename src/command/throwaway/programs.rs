@@ -1,4 +1,4 @@
-//! Which PostgreSQL the demo runs: the newest installed one of version 14 or later, with its `pgbench`.
+//! Which PostgreSQL a throwaway cluster is of: the newest installed one of version 14 or later, with its `pgbench`.
 //!
 //! In: `WALGATE_PG_BIN`, the places where packages put it, PATH. Out: a folder of programs, or what to install.
 
@@ -45,7 +45,7 @@ impl Programs {
         found.sort_by_key(|programs| numbers(&programs.version));
         found.pop().ok_or_else(|| {
             Error::definite(format!(
-                "the demo needs the programs initdb, postgres and pgbench of PostgreSQL {MAJOR_MIN} or later, and finds none"
+                "the programs initdb, postgres and pgbench of PostgreSQL {MAJOR_MIN} or later are needed, and there are none"
             ))
             .with_hint("run scripts/setup, or `apt-get install postgresql-15`; or set WALGATE_PG_BIN to the `bin` folder of an installation")
         })

@@ -1,13 +1,16 @@
 //! The throwaway PostgreSQL cluster: found, made, run, and taken away again.
 //!
-//! In: the machine's PostgreSQL, 14 or later. Out: a running server that listens only on a Unix socket inside
-//! of a folder of its own. Always: however the demo ends (done, error, Ctrl-C, panic, even SIGKILL), the
-//! server stops and the folder goes: [`Cluster`] does it on drop, and the server's parent is a shell that does
-//! the same when its standard input ends, which is when our process does. Manual: "initdb", "Server Start-up".
+//! In: the machine's PostgreSQL, 14 or later. Out: a running server that listens on a Unix socket inside of a folder
+//! of its own, and where asked on 127.0.0.1 as well, for who has its password. Always: however the command ends (done,
+//! error, Ctrl-C, panic, even SIGKILL), the server stops and the folder goes: [`Cluster`] does it on drop, and the
+//! server's parent is a shell that does the same when its standard input ends, which is when our process does.
+//! Manual: "initdb", "Server Start-up".
+
+pub mod programs;
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
@@ -17,10 +20,10 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 
-use super::programs::Programs;
 use crate::error::{Error, Result};
 use crate::wal::client::{Client, connect};
 use crate::wal::url::ConnectUrl;
+use programs::Programs;
 
 /// Makes the cluster, runs the server until it ends or the standard input does, then removes the folder.
 /// Arguments: the folder, the folder of the programs, and the server's arguments.
@@ -42,28 +45,51 @@ keep() {
   kill "$watch" 2>/dev/null
   return $code
 }
-keep TERM "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C --no-sync &&
+initdb() {
+  keep TERM "$bin/initdb" -D "$folder/data" -U postgres --auth-local=trust -E UTF8 --locale=C --no-sync "$@"
+}
+if [ -f "$folder/password" ]; then
+  initdb --auth-host=scram-sha-256 --pwfile="$folder/password"
+else
+  initdb --auth-host=reject
+fi &&
 keep QUIT "$bin/postgres" -D "$folder/data" -k "$folder" "$@"
 rm -rf "$folder"
 "#;
 
-/// Nothing here has to survive a crash of the machine, and nobody else connects.
+/// Of every such server.
 const SETTINGS: &[&str] = &[
-    "listen_addresses=",
     "wal_level=logical",
-    "fsync=off",
-    "full_page_writes=off",
-    "shared_buffers=64MB",
     "dynamic_shared_memory_type=mmap",
     "logging_collector=off",
     "log_min_messages=fatal",
     "timezone=UTC",
 ];
+/// The number in the socket's name, where there is no port.
+const SOCKET_PORT: u16 = 5432;
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest path of a Unix socket is 107 bytes; the folder's and the socket's names take their part.
 const BASE_LENGTH_MAX: usize = 60;
 const LOG_LINES_MAX: usize = 20;
+
+/// What a cluster is made for.
+#[derive(Clone, Debug)]
+pub struct Purpose {
+    /// The command's name: part of the folder's.
+    pub name: &'static str,
+    /// More of the server's settings, `name=value`.
+    pub settings: Vec<String>,
+    /// Whether it listens on 127.0.0.1 too.
+    pub is_on_tcp: bool,
+}
+
+/// How it is reached on 127.0.0.1.
+#[derive(Debug)]
+struct Tcp {
+    port: u16,
+    password: String,
+}
 
 /// Who runs the server: PostgreSQL refuses to be root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +98,7 @@ struct User {
     gid: u32,
 }
 
-/// The demo's own folder; removed on drop.
+/// The cluster's own folder; removed on drop.
 #[derive(Debug)]
 struct Folder(PathBuf);
 
@@ -80,6 +106,8 @@ struct Folder(PathBuf);
 #[derive(Debug)]
 pub struct Cluster {
     programs: Programs,
+    purpose: Purpose,
+    tcp: Option<Tcp>,
     user: Option<User>,
     keeper: Option<(Child, ChildStdin)>,
     log: Arc<Mutex<VecDeque<String>>>,
@@ -92,25 +120,38 @@ impl Cluster {
     ///
     /// # Errors
     /// Definite: what initdb or the server said.
-    pub async fn start(programs: Programs) -> Result<Cluster> {
+    pub async fn start(programs: Programs, purpose: Purpose) -> Result<Cluster> {
         let user = if am_root()? { Some(server_user()?) } else { None };
-        let folder = Folder::make(user)?;
-        let mut cluster = Cluster { programs, user, keeper: None, log: Arc::default(), folder };
+        let folder = Folder::make(purpose.name, user)?;
+        let tcp = if purpose.is_on_tcp { Some(Tcp::choose()?) } else { None };
+        let mut cluster = Cluster { programs, purpose, tcp, user, keeper: None, log: Arc::default(), folder };
+        if let Some(Tcp { password, .. }) = &cluster.tcp {
+            cluster.folder.write_secret("password", password, user)?;
+        }
         cluster.launch()?;
         cluster.wait_until_ready().await?;
         Ok(cluster)
     }
 
-    /// The URL of a database, as its superuser.
+    /// The URL of a database, as its superuser: over TCP, where it listens there.
     pub fn url(&self, database: &str) -> String {
-        let folder = self.folder.0.to_string_lossy();
-        format!(
-            "postgres://postgres@{}:5432/{database}?sslmode=disable",
-            utf8_percent_encode(&folder, NON_ALPHANUMERIC)
-        )
+        match &self.tcp {
+            Some(Tcp { port, password }) => {
+                format!("postgres://postgres:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
+            }
+            None => {
+                let folder = self.folder.0.to_string_lossy();
+                let folder = utf8_percent_encode(&folder, NON_ALPHANUMERIC);
+                format!("postgres://postgres@{folder}:{SOCKET_PORT}/{database}?sslmode=disable")
+            }
+        }
     }
 
-    /// The demo's folder.
+    fn port(&self) -> u16 {
+        self.tcp.as_ref().map_or(SOCKET_PORT, |tcp| tcp.port)
+    }
+
+    /// The cluster's folder.
     pub fn folder(&self) -> &Path {
         &self.folder.0
     }
@@ -126,14 +167,15 @@ impl Cluster {
     /// As [`connect`].
     pub async fn connect(&self, database: &str) -> Result<Client> {
         let url = ConnectUrl::parse(&self.url(database), |_| None)
-            .map_err(|error| Error::definite(format!("the demo's own URL: {error}")))?;
-        connect(&url, "walgate demo").await
+            .map_err(|error| Error::definite(format!("the cluster's own URL: {error}")))?;
+        connect(&url, &format!("walgate {}", self.purpose.name)).await
     }
 
     /// A program of this installation, run by the server's user against this server, ended on drop.
     pub fn command(&self, program: &str) -> tokio::process::Command {
         let mut command = tokio::process::Command::from(self.plain_command(&self.programs.path(program)));
-        command.env("PGHOST", &self.folder.0).env("PGUSER", "postgres").kill_on_drop(true);
+        command.env("PGHOST", &self.folder.0).env("PGPORT", self.port().to_string());
+        command.env("PGUSER", "postgres").kill_on_drop(true);
         command.stdin(Stdio::null());
         command
     }
@@ -152,10 +194,13 @@ impl Cluster {
 
     fn launch(&mut self) -> Result<()> {
         let mut keeper = self.plain_command(Path::new("/bin/sh"));
-        keeper.args(["-c", KEEPER, "walgate-demo"]).arg(&self.folder.0).arg(&self.programs.bin);
-        for setting in SETTINGS {
+        keeper.args(["-c", KEEPER, "walgate-keeper"]).arg(&self.folder.0).arg(&self.programs.bin);
+        let listen = if self.tcp.is_some() { "listen_addresses=127.0.0.1" } else { "listen_addresses=" };
+        let own = self.purpose.settings.iter().map(String::as_str);
+        for setting in SETTINGS.iter().copied().chain([listen]).chain(own) {
             keeper.args(["-c", setting]);
         }
+        keeper.arg("-p").arg(self.port().to_string());
         // A group of its own: Ctrl-C is for us, and we end the server after the pipeline.
         keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child =
@@ -187,10 +232,12 @@ impl Cluster {
             if ended.is_some() || began.elapsed() >= START_TIME_MAX {
                 let log: Vec<String> = self.log.lock().expect("no holder panics").drain(..).collect();
                 return Err(Error::definite(format!(
-                    "the demo's PostgreSQL server does not start: {}",
+                    "the throwaway PostgreSQL server in {} does not start: {}",
+                    self.folder.0.display(),
                     log.join("; ")
                 ))
-                .with_source(error));
+                .with_source(error)
+                .with_hint("look for its reason above; TMPDIR says where the folder is made, WALGATE_PG_BIN which PostgreSQL it is"));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -209,17 +256,17 @@ impl Drop for Cluster {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        eprintln!("walgate: the demo's server has not ended yet; its folder is {}", self.folder.0.display());
+        eprintln!("walgate: the server has not ended yet; its folder is {}", self.folder.0.display());
     }
 }
 
 impl Folder {
-    fn make(user: Option<User>) -> Result<Folder> {
+    fn make(name: &str, user: Option<User>) -> Result<Folder> {
         let base = base(user.is_some());
         let nanos = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.subsec_nanos());
-        let path = base.join(format!("walgate-demo-{}-{nanos:x}", std::process::id()));
+        let path = base.join(format!("walgate-{name}-{}-{nanos:x}", std::process::id()));
         let failed = |error| {
             Error::definite(format!("{} cannot be made", path.display()))
                 .with_source(error)
@@ -236,6 +283,41 @@ impl Folder {
             }
         }
         Ok(folder)
+    }
+
+    /// Writes a file that only the server's user may read.
+    fn write_secret(&self, name: &str, text: &str, user: Option<User>) -> Result<()> {
+        let path = self.0.join(name);
+        let write = || {
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            writeln!(file, "{text}")?;
+            user.map_or(Ok(()), |User { uid, gid }| chown(&path, Some(uid), Some(gid)))
+        };
+        write().map_err(|error| {
+            Error::definite(format!("{} cannot be written", path.display())).with_source(error)
+        })
+    }
+}
+
+impl Tcp {
+    /// A port that nobody listens on, below the range from which the kernel deals out ports to clients, and a password
+    /// that nobody knows.
+    fn choose() -> Result<Tcp> {
+        let mut random = [0; 32];
+        std::fs::File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut random))
+            .map_err(|error| Error::definite("/dev/urandom cannot be read").with_source(error))?;
+        let (for_ports, for_password) = random.split_at(random.len() / 2);
+        let password: String = for_password.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut candidates = for_ports.chunks(2).map(|pair| {
+            let number = pair.iter().fold(0_u16, |number, byte| (number << 8) | u16::from(*byte));
+            10_000 + number % 20_000
+        });
+        let port = candidates
+            .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+            .ok_or_else(|| Error::definite("no free port between 10000 and 30000 was found on 127.0.0.1"))?;
+        Ok(Tcp { port, password })
     }
 }
 
@@ -283,7 +365,7 @@ fn server_user() -> Result<User> {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     ["postgres", "nobody"].iter().find_map(|name| user_of(&passwd, name)).ok_or_else(|| {
         Error::definite("PostgreSQL cannot run as root, and there is no user postgres or nobody")
-            .with_hint("run `walgate demo` as an ordinary user")
+            .with_hint("run the command as an ordinary user")
     })
 }
 
@@ -322,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_folder_goes_with_its_guard() {
-        let folder = Folder::make(None).expect("a folder");
+        let folder = Folder::make("test", None).expect("a folder");
         let path = folder.0.clone();
         std::fs::write(path.join("hub/file"), "x").expect("it can be written");
         drop(folder);
