@@ -80,14 +80,14 @@ impl Child {
         }
     }
 
-    /// Asks it to end, and waits.
+    /// Asks it to end by this signal, and waits.
     ///
     /// # Errors
     /// As [`Child::finish`].
-    pub async fn stop(self) -> Result<()> {
+    pub async fn stop(self, signal: Signal) -> Result<()> {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
             // It may have ended already: then its status says how.
-            let _ = kill_process(pid, Signal::TERM);
+            let _ = kill_process(pid, signal);
         }
         self.finish(STOP_TIME_MAX).await
     }

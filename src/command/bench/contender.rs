@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::address::Address;
@@ -311,7 +312,9 @@ impl<'a> Contender<'a> {
     /// What it said.
     pub async fn stop(&self, running: Running) -> Result<()> {
         match (running, self.mode) {
-            (Running::Process(child), _) => child.stop().await,
+            // Before PostgreSQL 16 it knows no other.
+            (Running::Process(child), Mode::Recvlogical) => child.stop(Signal::INT).await,
+            (Running::Process(child), _) => child.stop(Signal::TERM).await,
             (Running::Nobody, _) => Ok(()),
             (Running::Subscription, Mode::Pglogical) => {
                 self.on_target().await?.query(PGLOGICAL_STOP, &[&self.name]).await.map(drop).map_err(classify)

@@ -29,6 +29,7 @@ const COUNT: &str = "
 SELECT count(*) FILTER (WHERE get_byte(data, 0) IN (73, 85, 68)), count(*) FILTER (WHERE get_byte(data, 0) = 66)
 FROM pg_catalog.pg_logical_slot_get_binary_changes($1::text::name, NULL, NULL, 'proto_version', '1', 'publication_names', $2::text)";
 const DROP_SLOT: &str = "SELECT pg_catalog.pg_drop_replication_slot($1::text::name)";
+/// A commit whose WAL is on the disk when it returns; its LSN is before the end of the WAL.
 const END: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'walgate_bench', 'end')::text";
 const WAL_BYTES: &str = "SELECT pg_catalog.pg_wal_lsn_diff($1::text::pg_lsn, $2::text::pg_lsn)::bigint";
 /// A mode that takes longer is given up: a debug build on a busy machine is far below it.
@@ -175,6 +176,8 @@ async fn write_backlog(
     }
     let begins_at = ground.source.wal_lsn().await?;
     workload.write_backlog(ground, database, rows).await?;
+    // Its commits did not wait for the disk, and only what is there is decoded: this one waits, for all of them.
+    client.query(END, &[]).await.map_err(classify)?;
     let ends_at = ground.source.wal_lsn().await?;
     let wal_bytes: i64 = client.query_one(WAL_BYTES, &[&ends_at, &begins_at]).await.map_err(classify)?.get(0);
     let mut counted = Vec::new();

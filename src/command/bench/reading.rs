@@ -22,6 +22,9 @@ pub fn of(results: &Results) -> Vec<String> {
     if let State::Partial(reason) = &results.state {
         said.push(format!("The results are partial ({reason}); what is said below is of what was measured."));
     }
+    if results.runs_most() == Some(1) {
+        said.push("Each mode ran once: how far its runs lie apart is not known, so no mode is called faster than another.".to_owned());
+    }
     for told in &results.workloads {
         let workload = &told.name;
         let steady = told.steady_changes_per_second;
@@ -49,9 +52,12 @@ fn ranked(results: &Results, workload: &str, figure: Figure, is_more_better: boo
     found
 }
 
-/// How many times as much of a figure the one has as the other: none where their runs overlap.
+/// How many times as much of a figure the one has as the other: none where their runs overlap, or where one has only one.
 fn ratio(results: &Results, workload: &str, figure: Figure, one: Mode, other: Mode) -> Option<f64> {
     let (a, b) = (results.spread(workload, one, figure)?, results.spread(workload, other, figure)?);
+    if a.runs.min(b.runs) < 2 {
+        return None;
+    }
     let is_apart = a.least > b.most || b.least > a.most;
     (is_apart && b.median > 0.0).then(|| a.median / b.median)
 }
@@ -74,8 +80,10 @@ fn compared(
     other: Mode,
     what: &str,
 ) -> Option<String> {
-    results.median(workload, one, figure)?;
-    results.median(workload, other, figure)?;
+    let runs = |mode| results.spread(workload, mode, figure).map(|spread| spread.runs);
+    if runs(one)?.min(runs(other)?) < 2 {
+        return None;
+    }
     Some(match ratio(results, workload, figure, one, other) {
         Some(ratio) => format!("{} has {ratio:.2} times the {what} of {}", one.name(), other.name()),
         None => format!("between {} and {} the runs show no difference in {what}", one.name(), other.name()),
@@ -259,6 +267,17 @@ mod tests {
         ]);
         let text = speed(&overlapping, "bulk").expect("there are figures");
         assert!(text.contains("between replicate and native the runs show no difference in speed"), "{text}");
+    }
+
+    #[test]
+    fn one_run_compares_nothing() {
+        let results = results(&[
+            (Mode::Replicate, Figure::Throughput, &[200.0]),
+            (Mode::Native, Figure::Throughput, &[100.0]),
+        ]);
+        let text = speed(&results, "bulk").expect("there are figures");
+        assert!(!text.contains("times") && !text.contains("difference"), "{text}");
+        assert!(of(&results).iter().any(|text| text.contains("ran once")));
     }
 
     #[test]

@@ -62,9 +62,11 @@ pub struct LagCurve {
     pub burst_seconds: f64,
 }
 
-/// Least, median and most.
+/// Least, median and most, of so many runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
+    /// How many there were.
+    pub runs: usize,
     /// Of the runs.
     pub least: f64,
     /// Of the runs.
@@ -149,6 +151,11 @@ impl Results {
         modes
     }
 
+    /// Of the figure with the most runs, how many.
+    pub fn runs_most(&self) -> Option<usize> {
+        self.runs.values().map(Vec::len).max()
+    }
+
     /// Whether anything was measured.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
@@ -164,7 +171,7 @@ impl Results {
             .runs
             .iter()
             .map(|((workload, mode, figure), runs)| {
-                let Spread { least, median, most } = spread(runs);
+                let Spread { least, median, most, .. } = spread(runs);
                 json!({
                     "workload": workload, "mode": mode.name(), "figure": figure,
                     "median": median, "least": least, "most": most, "runs": runs,
@@ -238,7 +245,12 @@ pub fn spread(values: &[f64]) -> Spread {
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);
     let at = |place: usize| sorted.get(place).copied().unwrap_or(f64::NAN);
-    Spread { least: at(0), median: f64::midpoint(at(last / 2), at(last.div_ceil(2))), most: at(last) }
+    Spread {
+        runs: values.len(),
+        least: at(0),
+        median: f64::midpoint(at(last / 2), at(last.div_ceil(2))),
+        most: at(last),
+    }
 }
 
 #[cfg(test)]
@@ -247,8 +259,8 @@ mod tests {
 
     #[test]
     fn medians_of_odd_and_even_numbers_of_runs() {
-        assert_eq!(spread(&[3.0, 1.0, 2.0]), Spread { least: 1.0, median: 2.0, most: 3.0 });
-        assert_eq!(spread(&[4.0, 1.0]), Spread { least: 1.0, median: 2.5, most: 4.0 });
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Spread { runs: 3, least: 1.0, median: 2.0, most: 3.0 });
+        assert_eq!(spread(&[4.0, 1.0]), Spread { runs: 2, least: 1.0, median: 2.5, most: 4.0 });
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub fn text(results: &Results, reading: &[String]) -> String {
     out
 }
 
-/// `3 backlogs of 100 000 changes in 100 transactions, 24 MiB of WAL each`
+/// `backlogs measured: 3, each of 100000 changes in 1 transactions, 24 MiB of WAL`
 pub fn backlog_of(told: &Told) -> String {
     let range = |values: &[u64]| {
         let (least, most) = (values.iter().min().copied(), values.iter().max().copied());
@@ -87,7 +87,7 @@ pub fn backlog_of(told: &Told) -> String {
     };
     let mebibytes: Vec<u64> = told.wal_bytes.iter().map(|bytes| bytes >> 20).collect();
     format!(
-        "{} backlogs measured, each of {} changes in {} transactions, {} MiB of WAL",
+        "backlogs measured: {}, each of {} changes in {} transactions, {} MiB of WAL",
         told.changes.len(),
         range(&told.changes),
         range(&told.transactions),
@@ -178,7 +178,7 @@ mod tests {
         assert!(text.starts_with("PARTIAL RESULTS: interrupted\n"), "{text}");
         for part in [
             "200 (100-300)",
-            "2 backlogs measured, each of 10 to 12 changes in 2 transactions, 1 MiB of WAL",
+            "backlogs measured: 2, each of 10 to 12 changes in 2 transactions, 1 MiB of WAL",
             "pglogical under bulk: it is not there",
             "- one thing",
         ] {
