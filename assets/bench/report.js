@@ -38,7 +38,7 @@
       responsive: true,
       maintainAspectRatio: false,
       animation: false,
-      plugins: { legend: { labels: { color: css("--text"), boxWidth: 14, filter: (item) => !item.text.startsWith("_") } } },
+      plugins: { legend: { labels: { color: css("--text"), boxWidth: 14, filter: (item) => !(item.text ?? "").startsWith("_") } } },
       scales: { x: axis(x), y: axis(y) },
     };
   }

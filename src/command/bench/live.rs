@@ -207,7 +207,7 @@ impl Timed {
         self.visible_at.saturating_duration_since(self.probe.began_at)
     }
 
-    fn from_return(&self) -> Duration {
+    fn lag_of_commit(&self) -> Duration {
         self.visible_at.saturating_duration_since(self.probe.returned_at)
     }
 }
@@ -229,7 +229,7 @@ fn note_latencies(
     };
     for one in timed.iter().filter(|one| one.probe.began_at >= from && one.probe.began_at < until) {
         record(&mut from_due, one.lag());
-        record(&mut from_return, one.from_return());
+        record(&mut from_return, one.lag_of_commit());
     }
     if from_due.is_empty() {
         return Err(Error::definite("no probe was due in the steady load"));

@@ -19,7 +19,7 @@ use crate::wal::url::Host;
 
 /// Of a throwaway cluster: as one would run it for such a load; no checkpoint and no autovacuum comes in the middle of a
 /// measurement. Everything else, `fsync` and `synchronous_commit` among it, is as PostgreSQL has it.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 10] = [
     "shared_buffers=256MB",
     "max_wal_size=8GB",
     "checkpoint_timeout=30min",
@@ -29,6 +29,8 @@ const SETTINGS: [&str; 9] = [
     "max_wal_senders=64",
     "max_worker_processes=64",
     "max_logical_replication_workers=32",
+    // Else a subscription waits for up to 5 s until the launcher may start its worker.
+    "wal_retrieve_retry_interval=100ms",
 ];
 /// Settings that the figures depend on.
 const TOLD_SETTINGS: [&str; 7] = [

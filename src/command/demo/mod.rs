@@ -79,7 +79,10 @@ async fn show(arguments: &Arguments, progress: &Progress) -> Result<bool> {
     let programs = Programs::find()?;
     let version = programs.version.clone();
     let cluster = progress
-        .while_waiting(&format!("starting a PostgreSQL {version} of its own"), Cluster::start(programs, purpose()))
+        .while_waiting(
+            &format!("starting a PostgreSQL {version} of its own"),
+            Cluster::start(programs, purpose()),
+        )
         .await?;
     let folder = cluster.folder().to_owned();
     progress

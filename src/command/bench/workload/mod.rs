@@ -179,7 +179,7 @@ impl Workload {
                 vec![
                     sql::CREATE_ROWS.to_owned(),
                     sql::insert_rows(rows),
-                    "VACUUM ANALYZE bench_rows".to_owned(),
+                    "VACUUM ANALYZE public.bench_rows".to_owned(),
                 ]
             }
             Workload::Named(Name::Wide) => vec![sql::create_wide()],

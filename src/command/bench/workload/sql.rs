@@ -23,7 +23,7 @@ CREATE TABLE public.bench_large (
 ALTER TABLE public.bench_large ALTER COLUMN document SET STORAGE EXTERNAL";
 /// 512 KiB.
 pub const INSERT_LARGE: &str = "INSERT INTO public.bench_large (a, document) \
-     SELECT (random() * 1000000)::int, string_agg(md5(random()::text || i), '') FROM generate_series(1, 16384) i";
+     SELECT (random() * 1000000)::int, string_agg(md5(random()::text || part), '') FROM generate_series(1, 16384) part";
 /// One row of those that are there.
 pub const UPDATE_ANY: &str = "UPDATE public.bench_rows SET a = a + 1, d = (random() * 100000)::numeric(14,4) \
      WHERE id = (SELECT (random() * (last_value - 1))::bigint + 1 FROM public.bench_rows_id_seq)";
