@@ -98,8 +98,9 @@ fn every_mode_is_measured_and_the_report_can_be_read_in_light_and_dark() {
         "event-file,event-kafka,replicate,both,native,pg_recvlogical",
         "--workloads",
         "small",
+        // Processor time is counted in ticks of 10 ms.
         "--rows",
-        "300",
+        "3000",
         "--runs",
         "1",
         "--seconds",
@@ -151,7 +152,7 @@ fn every_mode_is_measured_and_the_report_can_be_read_in_light_and_dark() {
         }));
     }
     assert!(median(&results, "small", "no consumer", "source_rate").is_some_and(|rate| rate > 0.0));
-    assert_eq!(results["workloads"][0]["changes"], serde_json::json!([300]), "{results:#}");
+    assert_eq!(results["workloads"][0]["changes"], serde_json::json!([3000]), "{results:#}");
     assert!(results["failed"].as_array().is_some_and(Vec::is_empty), "{results:#}");
     for figure in results["figures"].as_array().expect("a list") {
         assert!(figure["how"].as_str().is_some_and(|how| how.len() > 20), "{figure}");

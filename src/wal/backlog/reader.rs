@@ -22,7 +22,7 @@ use crate::wal::sqlstate::{CONFIGURATION_LIMIT, source_of, sqlstate_of};
 use crate::wal::timestamp::now;
 
 /// Rows go to the pipeline in pieces of this size, in bytes; one row may be larger.
-const BLOCK_BYTES: usize = 512 << 10;
+const BLOCK_BYTES: usize = 2 << 20;
 /// The queue is counted in these.
 const ROOM_BYTES: usize = 1 << 10;
 
