@@ -48,7 +48,7 @@ struct BatchMax {
 /// Of events: what librdkafka keeps per message counts too.
 const OF_EVENTS: BatchMax = BatchMax { bytes: 512 << 10, events: 4096 };
 /// Of rows for a replica: each batch costs two round trips there, in which its server rests.
-const OF_ROWS: BatchMax = BatchMax { bytes: 1 << 20, events: 8192 };
+const OF_ROWS: BatchMax = BatchMax { bytes: 2 << 20, events: 16_384 };
 
 /// Where dead letters go.
 ///

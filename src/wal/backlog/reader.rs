@@ -23,6 +23,8 @@ use crate::wal::timestamp::now;
 
 /// Rows go to the pipeline in pieces of this size, in bytes; one row may be larger.
 const BLOCK_BYTES: usize = 2 << 20;
+/// Beyond it, for the row that fills a block: else the block would double.
+const LAST_ROW_BYTES: usize = 64 << 10;
 /// The queue is counted in these.
 const ROOM_BYTES: usize = 1 << 10;
 
@@ -253,7 +255,7 @@ impl Reader {
                         room = Some(room_for(&queue, self.room_max, block.len() + row.len()).await?);
                     }
                     if block.capacity() == 0 {
-                        block.reserve_exact(BLOCK_BYTES.max(row.len()));
+                        block.reserve_exact((BLOCK_BYTES + LAST_ROW_BYTES).max(row.len()));
                     }
                     block.extend_from_slice(row);
                     received += 1;
