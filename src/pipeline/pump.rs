@@ -37,18 +37,10 @@ use crate::wal::frame::Frame;
 use crate::wal::pgoutput::{Message, Relation, decode};
 use crate::wal::timestamp::Timestamp;
 
-/// When a batch is full; one message may take it over.
-#[derive(Clone, Copy, Debug)]
-struct BatchMax {
-    /// Size of events and rows.
-    bytes: usize,
-    events: usize,
-}
-
-/// Of events: what librdkafka keeps per message counts too.
-const OF_EVENTS: BatchMax = BatchMax { bytes: 512 << 10, events: 4096 };
-/// Of rows for a replica: each batch costs two round trips there, in which its server rests.
-const OF_ROWS: BatchMax = BatchMax { bytes: 2 << 20, events: 16_384 };
+/// A batch is full at this size, in bytes of events; one message may take it over.
+const BATCH_BYTES_MAX: usize = 512 << 10;
+/// A batch is full at this many events: what librdkafka keeps per message counts too.
+const BATCH_EVENTS_MAX: usize = 4096;
 
 /// Where dead letters go.
 ///
@@ -137,7 +129,7 @@ pub struct Pump {
     progress: Progress,
     batch: Batch,
     claims: Option<Claims>,
-    batch_max: BatchMax,
+    batch_events_max: usize,
     /// The batches in flight, oldest first.
     delivered: VecDeque<Delivered>,
     first: Option<FirstTransaction>,
@@ -209,7 +201,7 @@ impl Pump {
             progress: Progress { phase: Phase::Streaming, ..checkpoint.progress() },
             batch: Batch::default(),
             claims: settings.events.claims.clone(),
-            batch_max: if settings.takes_messages { OF_EVENTS } else { OF_ROWS },
+            batch_events_max: BATCH_EVENTS_MAX,
             delivered: VecDeque::new(),
             first: Some(first),
             source_name: settings.source_name.clone(),
@@ -229,7 +221,7 @@ impl Pump {
     /// Makes batches full early: thousands of events each would leave a simulation few steps.
     #[cfg(test)]
     pub(super) fn limit_events(&mut self, batch_events_max: usize) {
-        self.batch_max.events = batch_events_max;
+        self.batch_events_max = batch_events_max;
     }
 
     /// Takes whole frames until there is none, the batch is full, or the caller is needed.
@@ -547,8 +539,8 @@ impl Pump {
     fn is_full(&self) -> bool {
         let is_at_end = !self.batch.rows.changes.is_empty() && !self.transactions.is_open();
         let part = |max: usize| if is_at_end { max - max / 8 } else { max };
-        self.batch.size_bytes() >= part(self.batch_max.bytes)
-            || self.batch.len() >= part(self.batch_max.events)
+        self.batch.size_bytes() >= part(BATCH_BYTES_MAX)
+            || self.batch.len() >= part(self.batch_events_max)
             || self.lacks_room()
     }
 

@@ -32,7 +32,7 @@ const CHUNK_CHANGES: u64 = 100_000;
 /// Of `limits.memory_bytes_max`, what may wait in the reader's queue.
 const QUEUE_PART: u64 = 4;
 /// More is of no use: a chunk that fits is enough for the server to decode the next one meanwhile.
-const QUEUE_BYTES_MAX: u64 = 40 << 20;
+const QUEUE_BYTES_MAX: u64 = 64 << 20;
 /// How long the end of the backlog's reader is waited for when its attempt has failed.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// For tests: `bytes` instead of [`BACKLOG_BYTES`], or `bytes:changes`, the latter instead of [`CHUNK_CHANGES`].

@@ -35,7 +35,7 @@ use crate::wal::url::ConnectUrl;
 const ITEMS_MAX: usize = 256;
 /// With so many left the stream is to be started: what it reads again meanwhile costs the server a processor, which the
 /// destination may need for the rest.
-const ITEMS_LEFT_MAX: usize = 8;
+const ITEMS_LEFT_MAX: usize = 32;
 
 /// What the reader is told.
 #[derive(Clone, Debug)]

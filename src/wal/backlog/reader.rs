@@ -22,9 +22,7 @@ use crate::wal::sqlstate::{CONFIGURATION_LIMIT, source_of, sqlstate_of};
 use crate::wal::timestamp::now;
 
 /// Rows go to the pipeline in pieces of this size, in bytes; one row may be larger.
-const BLOCK_BYTES: usize = 2 << 20;
-/// Beyond it, for the row that fills a block: else the block would double.
-const LAST_ROW_BYTES: usize = 64 << 10;
+const BLOCK_BYTES: usize = 512 << 10;
 /// The queue is counted in these.
 const ROOM_BYTES: usize = 1 << 10;
 
@@ -255,7 +253,7 @@ impl Reader {
                         room = Some(room_for(&queue, self.room_max, block.len() + row.len()).await?);
                     }
                     if block.capacity() == 0 {
-                        block.reserve_exact((BLOCK_BYTES + LAST_ROW_BYTES).max(row.len()));
+                        block.reserve_exact(BLOCK_BYTES.max(row.len()));
                     }
                     block.extend_from_slice(row);
                     received += 1;
